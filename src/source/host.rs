@@ -1,0 +1,100 @@
+//! What the host knows beside the VMs: its frames, KSM, its NUMA nodes.
+
+use crate::abi::kpageflags::PageFlags;
+use crate::abi::ksm::Ksm;
+use crate::abi::node::Nodes;
+use crate::base::Pfn;
+use crate::sys::kpage::KPage;
+use crate::sys::ksm::KsmUnknown;
+use crate::sys::{caps, ksm, numa};
+use std::io;
+
+/// What the kernel says of one frame.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct FrameFacts {
+    /// How often it is mapped, by everyone.
+    pub mapped: u64,
+    /// What it is.
+    pub flags: PageFlags,
+}
+
+/// Who tells about frames: the kernel, or a table in a test.
+pub trait Frames: Send + Sync {
+    /// The facts of `pfns`, which are sorted and distinct, in their order.
+    fn facts(&self, pfns: &[Pfn], out: &mut Vec<FrameFacts>) -> io::Result<()>;
+}
+
+/// A frame without a page behind it.
+const NOPAGE: u64 = 1 << 20;
+
+/// The host that we run on.
+#[derive(Debug)]
+pub struct Host {
+    counts: KPage,
+    flags: KPage,
+    caps: caps::Caps,
+}
+
+/// Why a host cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// Frame numbers are hidden.
+    #[error(transparent)]
+    NoPfns(#[from] caps::NoPfns),
+    /// `/proc/kpagecount` or `/proc/kpageflags` cannot be opened.
+    #[error(
+        "{file} cannot be opened: it needs root (CAP_SYS_ADMIN or ownership) and CONFIG_PROC_PAGE_MONITOR"
+    )]
+    NoFrames {
+        /// The file.
+        file: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Host {
+    /// Finds out what can be read here.
+    pub fn open() -> Result<Self, HostError> {
+        let caps = caps::probe()?;
+        let no_frames = |file| move |source| HostError::NoFrames { file, source };
+        Ok(Self {
+            counts: KPage::count().map_err(no_frames("/proc/kpagecount"))?,
+            flags: KPage::flags().map_err(no_frames("/proc/kpageflags"))?,
+            caps,
+        })
+    }
+
+    /// What the kernel can.
+    pub const fn caps(&self) -> caps::Caps {
+        self.caps
+    }
+}
+
+/// KSM's state.
+pub fn ksm() -> Result<Ksm, KsmUnknown> {
+    ksm::read()
+}
+
+/// The NUMA nodes.
+pub fn nodes() -> Option<Nodes> {
+    numa::nodes()
+}
+
+impl Frames for Host {
+    fn facts(&self, pfns: &[Pfn], out: &mut Vec<FrameFacts>) -> io::Result<()> {
+        let (mut counts, mut flags) = (Vec::new(), Vec::new());
+        self.counts.read(pfns, 0, &mut counts)?;
+        self.flags.read(pfns, NOPAGE, &mut flags)?;
+        out.clear();
+        out.extend(
+            counts
+                .iter()
+                .zip(&flags)
+                .map(|(&mapped, &flags)| FrameFacts { mapped, flags: PageFlags(flags) }),
+        );
+        Ok(())
+    }
+}
