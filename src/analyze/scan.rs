@@ -1,0 +1,366 @@
+//! The whole way from VMs to groups.
+
+use super::collect::{Found, Tally, Window, collect};
+use super::sighting::{Region, Sighting, Task, plan};
+use super::tally::{FrameTally, Share, Sharers, tally};
+use super::verify::{self, Second, Verify};
+use crate::abi::vma::FileId;
+use crate::base::Pfn;
+use crate::base::mechanism::ByMechanism;
+use crate::source::host::Frames;
+use crate::source::{Fate, Vm};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::io;
+
+/// Bytes that a kept sighting can cost: eight of its own and sixteen of a run of one page.
+pub const BYTES_PER_SIGHTING: u64 = 24;
+
+/// The least that `memory` may be: one wave of work on one thread.
+pub const LEAST_MEMORY: u64 = 8 << 20;
+
+/// How to scan.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Threads; 0 is one for each processor.
+    pub threads: usize,
+    /// Bound on the bytes kept for pages that are not exclusive; the page tables are read once more
+    /// for every part that does not fit.
+    pub memory: Option<u64>,
+    /// What is read a second time.
+    pub verify: Verify,
+    /// A file whose pages are told apart.
+    pub template: Option<FileId>,
+    /// Keep the sightings, for questions about single pages.
+    pub keep_sightings: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            memory: None,
+            verify: Verify::Auto,
+            template: None,
+            keep_sightings: false,
+        }
+    }
+}
+
+/// Why there is no scan.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScanError {
+    /// More regions than can be numbered.
+    #[error(
+        "the targets have more than {} distinct mappings: scan fewer at once",
+        super::sighting::MAX_REGIONS
+    )]
+    TooManyRegions,
+    /// The kernel's tables of frames cannot be read.
+    #[error("the kernel's tables of page frames cannot be read")]
+    Frames(#[source] io::Error),
+    /// A page table cannot be read, although the process lives.
+    #[error("the page table of {vm} cannot be read")]
+    PageTable {
+        /// The VM.
+        vm: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// No threads can be started.
+    #[error("no threads can be started")]
+    Threads(#[source] rayon::ThreadPoolBuildError),
+    /// Too little memory allowed.
+    #[error("--memory must be at least {} MiB", LEAST_MEMORY >> 20)]
+    TooLittleMemory,
+}
+
+/// What is known of one VM after a scan.
+#[derive(Clone, Debug)]
+pub struct VmScan {
+    /// Its name.
+    pub name: String,
+    /// Its process.
+    pub pid: Option<i32>,
+    /// What it is.
+    pub what: String,
+    /// What became of it; its counts are all zero unless it lives.
+    pub fate: Fate,
+    /// What the second look found.
+    pub second: Second,
+}
+
+/// Counts of one region.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct RegionScan {
+    /// Pages as first seen.
+    pub tally: Tally,
+    /// Of those that are not exclusive.
+    pub share: Share,
+}
+
+/// What a scan found.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// The VMs, in the order of the targets.
+    pub vms: Vec<VmScan>,
+    /// The regions, those of one VM together.
+    pub regions: Vec<Region>,
+    /// Counts, by region.
+    pub counts: Vec<RegionScan>,
+    /// Frames by their sharers; exclusive frames and the zero page are not among them.
+    pub groups: BTreeMap<Sharers, ByMechanism>,
+    /// How much was read again.
+    pub verified: Verify,
+    /// How often the page tables were read.
+    pub passes: u32,
+    /// The file whose pages were told apart.
+    pub template: Option<FileId>,
+    /// Every sighting, sorted by frame, where they were to be kept.
+    pub sightings: Vec<Sighting>,
+}
+
+/// Scans the VMs. `progress` is told of pages as they are done, from several threads.
+pub fn scan(
+    vms: &[Vm],
+    frames: &dyn Frames,
+    options: &Options,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Scan, ScanError> {
+    if options.memory.is_some_and(|bytes| bytes < LEAST_MEMORY) {
+        return Err(ScanError::TooLittleMemory);
+    }
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.threads)
+        .build()
+        .map_err(ScanError::Threads)?;
+    let (regions, tasks) = plan(vms).ok_or(ScanError::TooManyRegions)?;
+    let mut state = State::new(vms, regions, options);
+    pool.install(|| state.all_passes(&tasks, frames, progress))?;
+    Ok(state.finish())
+}
+
+struct State<'a> {
+    vms: &'a [Vm],
+    options: &'a Options,
+    regions: Vec<Region>,
+    tallies: Vec<Tally>,
+    frames: FrameTally,
+    gone: Vec<bool>,
+    seconds: Vec<Second>,
+    verified: Verify,
+    passes: u32,
+    kept: Vec<Sighting>,
+}
+
+impl<'a> State<'a> {
+    fn new(vms: &'a [Vm], regions: Vec<Region>, options: &'a Options) -> Self {
+        let tallies = vec![Tally::default(); regions.len()];
+        let frames =
+            FrameTally { regions: vec![Share::default(); regions.len()], ..Default::default() };
+        Self {
+            vms,
+            options,
+            regions,
+            tallies,
+            frames,
+            gone: vec![false; vms.len()],
+            seconds: vec![Second::default(); vms.len()],
+            verified: options.verify,
+            passes: 0,
+            kept: Vec::new(),
+        }
+    }
+
+    fn all_passes(
+        &mut self,
+        tasks: &[Task],
+        frames: &dyn Frames,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), ScanError> {
+        let mut window = Window::ALL;
+        loop {
+            let mut found = self.read(tasks, &mut window, progress)?;
+            if self.passes == 0 {
+                for (region, tally) in found.iter().flat_map(|f| &f.tallies) {
+                    self.tallies[*region as usize].merge(tally);
+                }
+            }
+            self.passes += 1;
+            self.second_look(&mut found)?;
+            let mut sightings = gather(found, &self.gone);
+            let pass = tally(&mut sightings, &self.regions, self.options.template, frames)
+                .map_err(ScanError::Frames)?;
+            self.frames.merge(pass);
+            if self.options.keep_sightings {
+                self.kept.append(&mut sightings);
+            }
+            if window.end == Window::ALL.end {
+                return Ok(());
+            }
+            window = Window { start: window.end, end: Window::ALL.end };
+        }
+    }
+
+    /// One reading of all page tables. Where memory is limited the window is narrowed, whenever it
+    /// holds too much, to the lower half of the frames that it holds.
+    fn read(
+        &mut self,
+        tasks: &[Task],
+        window: &mut Window,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Vec<Found>, ScanError> {
+        let wave = match self.options.memory {
+            None => tasks.len().max(1),
+            Some(_) => rayon::current_num_threads(),
+        };
+        let most = self.options.memory.map(|bytes| bytes / BYTES_PER_SIGHTING);
+        let mut all: Vec<Found> = Vec::with_capacity(tasks.len());
+        for tasks in tasks.chunks(wave) {
+            let frozen = *window;
+            let read = tasks.par_iter().map(|task| {
+                let vm = &self.vms[task.vm as usize];
+                let found = collect(task, vm.source.as_ref(), frozen);
+                progress(task.pieces.iter().map(|(piece, _)| piece.pages()).sum());
+                found.or_else(|source| gone_or_failed(vm, task.vm, source))
+            });
+            all.extend(read.collect::<Result<Vec<_>, _>>()?);
+            while let Some(end) = most.and_then(|most| narrower(&all, most)) {
+                window.end = end;
+                all.par_iter_mut().for_each(|found| found.narrow(end));
+            }
+        }
+        for found in all.iter().filter(|found| found.gone) {
+            self.gone[found.vm as usize] = true;
+        }
+        Ok(all)
+    }
+
+    fn second_look(&mut self, found: &mut [Found]) -> Result<(), ScanError> {
+        let vms = self.vms;
+        let source = |found: &Found| vms[found.vm as usize].source.as_ref();
+        if self.options.verify == Verify::None {
+            return Ok(());
+        }
+        let failed =
+            |vm: u32, source| ScanError::PageTable { vm: vms[vm as usize].name.clone(), source };
+        let mut seconds = if self.verified == Verify::Auto {
+            let sampled: Vec<Second> = found
+                .par_iter()
+                .map(|f| verify::sample(f, source(f)).map_err(|e| failed(f.vm, e)))
+                .collect::<Result<_, _>>()?;
+            if sampled.iter().any(|second| second.unstable() > 0) {
+                self.verified = Verify::Full;
+            }
+            sampled
+        } else {
+            Vec::new()
+        };
+        if self.verified == Verify::Full {
+            let full: Vec<(Second, Vec<(u32, u64)>)> = found
+                .par_iter_mut()
+                .map(|f| {
+                    let s = vms[f.vm as usize].source.as_ref();
+                    verify::full(f, s).map_err(|e| failed(f.vm, e))
+                })
+                .collect::<Result<_, _>>()?;
+            seconds = full.iter().map(|(second, _)| *second).collect();
+        }
+        for (found, second) in found.iter().zip(&seconds) {
+            self.seconds[found.vm as usize].merge(second);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Scan {
+        let fates: Vec<Fate> = self
+            .vms
+            .iter()
+            .zip(&self.gone)
+            .map(|(vm, &gone)| match vm.source.fate() {
+                Fate::Alive if gone => Fate::Exited,
+                fate => fate,
+            })
+            .collect();
+        self.forget(&fates);
+        let vms = self.vms.iter().zip(&fates).zip(&self.seconds).map(|((vm, &fate), &second)| {
+            VmScan { name: vm.name.clone(), pid: vm.pid, what: vm.what.clone(), fate, second }
+        });
+        let counts = self.tallies.iter().zip(&self.frames.regions);
+        Scan {
+            vms: vms.collect(),
+            counts: counts.map(|(&tally, &share)| RegionScan { tally, share }).collect(),
+            regions: self.regions,
+            groups: self.frames.groups.into_iter().collect(),
+            verified: self.verified,
+            passes: self.passes,
+            template: self.options.template,
+            sightings: self.kept,
+        }
+    }
+
+    /// Takes VMs that ended out of every group: what they shared nobody else of the scan shares
+    /// with them now, and what was seen of them is not the state of anything.
+    fn forget(&mut self, fates: &[Fate]) {
+        if fates.iter().all(|&fate| fate == Fate::Alive) {
+            return;
+        }
+        let lives = |vm: u32| fates[vm as usize] == Fate::Alive;
+        for (i, region) in self.regions.iter().enumerate().filter(|(_, r)| !lives(r.vm)) {
+            debug_assert!(!lives(region.vm));
+            self.tallies[i] = Tally::default();
+            self.frames.regions[i] = Share::default();
+        }
+        for (sharers, by) in std::mem::take(&mut self.frames.groups) {
+            let vms: Box<[u32]> = sharers.vms.iter().copied().filter(|&vm| lives(vm)).collect();
+            if !vms.is_empty() {
+                self.frames.groups.entry(Sharers { vms, ..sharers }).or_default().merge(&by);
+            }
+        }
+    }
+}
+
+/// A read that fails because the process ended is no failure of the scan.
+fn gone_or_failed(vm: &Vm, index: u32, source: io::Error) -> Result<Found, ScanError> {
+    if vm.source.fate() == Fate::Alive {
+        return Err(ScanError::PageTable { vm: vm.name.clone(), source });
+    }
+    Ok(Found { vm: index, gone: true, ..Found::default() })
+}
+
+/// Where to end the window so that half of what is held remains; `None` while it fits.
+fn narrower(all: &[Found], most: u64) -> Option<Pfn> {
+    let held: usize = all.iter().map(|found| found.sightings.len()).sum();
+    if held as u64 <= most {
+        return None;
+    }
+    // One in 256 tells the median well enough.
+    let mut some: Vec<Pfn> =
+        all.iter().flat_map(|f| f.sightings.iter().step_by(256)).map(|s| s.pfn()).collect();
+    some.sort_unstable();
+    let (first, middle) = (*some.first()?, some[some.len() / 2]);
+    // One frame that is mapped more often than fits cannot be divided.
+    (middle > first).then_some(middle)
+}
+
+/// All sightings of VMs that live, in one vector; each part is freed as it is taken.
+fn gather(found: Vec<Found>, gone: &[bool]) -> Vec<Sighting> {
+    let lives = |f: &Found| !gone[f.vm as usize];
+    let total = found.iter().filter(|f| lives(f)).map(|f| f.sightings.len()).sum();
+    let mut parts: Vec<Vec<Sighting>> = found
+        .into_iter()
+        .filter(lives)
+        .map(|Found { sightings, .. }| sightings)
+        .filter(|sightings| !sightings.is_empty())
+        .collect();
+    if parts.len() == 1 {
+        return parts.swap_remove(0);
+    }
+    let mut all = Vec::with_capacity(total);
+    for part in parts {
+        all.extend(part);
+    }
+    all
+}
