@@ -1,0 +1,14 @@
+//! Floor 4: what the commands share: how they are asked, how they answer, how they end.
+//!
+//! Data goes to standard output, words to standard error. Every write is checked: a full disk is an
+//! error, a closed pipe ends the command quietly.
+
+pub mod args;
+pub mod exit;
+pub mod output;
+pub mod progress;
+pub mod size;
+pub mod svg;
+pub mod table;
+
+pub use exit::Exit;
