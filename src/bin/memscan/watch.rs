@@ -1,0 +1,236 @@
+//! `memscan watch`.
+
+use crate::args::WatchArgs;
+use crate::{common, summary};
+use anyhow::{Context, Result, bail};
+use pageherd::analyze::summary::{Summary, summary as sum_up};
+use pageherd::base::{Mechanism, PAGE_SIZE};
+use pageherd::cli::args::TableArgs;
+use pageherd::cli::exit::Misuse;
+use pageherd::cli::svg::{Line, time_series};
+use pageherd::cli::table::{Column, render};
+use pageherd::cli::{Exit, output, size};
+use serde::Serialize;
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// One scan of the series.
+#[derive(Serialize)]
+struct Point {
+    seconds: f64,
+    #[serde(flatten)]
+    summary: Summary,
+}
+
+const COLUMNS: [Column<Point>; 9] = [
+    Column {
+        name: "SECONDS",
+        help: "since the first scan",
+        right: true,
+        default: true,
+        cell: |p, _| format!("{:.1}", p.seconds),
+    },
+    Column {
+        name: "FOOTPRINT",
+        help: "distinct frames",
+        right: true,
+        default: true,
+        cell: |p, b| size::pages(p.summary.footprint_pages, b),
+    },
+    Column {
+        name: "NAIVE",
+        help: "where sharing is lost",
+        right: true,
+        default: true,
+        cell: |p, b| size::pages(p.summary.naive_pages, b),
+    },
+    Column {
+        name: "EXPANSION",
+        help: "their ratio",
+        right: true,
+        default: true,
+        cell: |p, _| format!("{:.2}", p.summary.expansion),
+    },
+    Column {
+        name: "UNIQUE",
+        help: "frames of one VM alone",
+        right: true,
+        default: true,
+        cell: |p, b| size::pages(p.summary.vms.iter().map(|v| v.unique_pages).sum(), b),
+    },
+    Column {
+        name: "KSM",
+        help: "pages shared through KSM",
+        right: true,
+        default: true,
+        cell: |p, b| size::pages(p.summary.vms.iter().map(|v| v.by.ksm).sum(), b),
+    },
+    Column {
+        name: "FORK",
+        help: "pages shared since a fork",
+        right: true,
+        default: true,
+        cell: |p, b| size::pages(p.summary.vms.iter().map(|v| v.by.fork).sum(), b),
+    },
+    Column {
+        name: "FILE",
+        help: "pages shared through files",
+        right: true,
+        default: true,
+        cell: |p, b| size::pages(p.summary.vms.iter().map(|v| v.by.file).sum(), b),
+    },
+    Column {
+        name: "SHMEM",
+        help: "pages of shared mappings",
+        right: true,
+        default: true,
+        cell: |p, b| size::pages(p.summary.vms.iter().map(|v| v.by.shmem).sum(), b),
+    },
+];
+
+pub(crate) fn run(args: &WatchArgs) -> Result<Exit> {
+    if args.table.list_columns {
+        output::text(&render(&COLUMNS, &[], &args.table)?)?;
+        return Ok(Exit::Ok);
+    }
+    let interval = Duration::try_from_secs_f64(args.interval).ok().filter(|d| !d.is_zero());
+    let Some(interval) = interval else {
+        bail!(Misuse(format!("--interval {}: write seconds, above 0", args.interval)));
+    };
+    let stop = signals()?;
+    let live = std::io::stdout().is_terminal() && !args.json;
+    let started = Instant::now();
+    let mut series = Vec::new();
+    let mut exit = Exit::Ok;
+    let scene = common::open(&args.targets, args.scan.quiet)?;
+    loop {
+        let began = Instant::now();
+        let scan = common::scan(&scene, &args.scan, &args.scan.options())?;
+        let seconds = began.duration_since(started).as_secs_f64();
+        let point = Point { seconds: (seconds * 1e3).round() / 1e3, summary: sum_up(&scan) };
+        show(&point, args, live)?;
+        series.push(point);
+        exit = if exit == Exit::Ok { common::exit(&scan) } else { exit };
+        let all_gone = scan.vms.iter().all(|vm| vm.fate != pageherd::source::Fate::Alive);
+        if all_gone || args.count.is_some_and(|count| series.len() as u64 >= count) {
+            break;
+        }
+        match stop.recv_timeout(interval.saturating_sub(began.elapsed())) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    finish(&series, args)?;
+    Ok(exit)
+}
+
+/// A channel that speaks at SIGINT and SIGTERM, so that the series is not lost.
+fn signals() -> Result<std::sync::mpsc::Receiver<()>> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
+        .context("signals cannot be caught")?;
+    let (tell, stop) = channel();
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            if tell.send(()).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(stop)
+}
+
+fn show(point: &Point, args: &WatchArgs, live: bool) -> Result<()> {
+    if let Some(path) = &args.prometheus {
+        output::file(path, prometheus(&point.summary).as_bytes())?;
+    }
+    if args.json {
+        let mut line = serde_json::to_string(point)?;
+        line.push('\n');
+        output::text(&line)?;
+    } else if live {
+        let view = TableArgs { output: None, ..args.table.clone() };
+        let text = summary::text(&point.summary, &view)?;
+        output::text(&format!("\x1b[H\x1b[J{:.1} s, ends with ^C\n\n{text}", point.seconds))?;
+    }
+    Ok(())
+}
+
+fn finish(series: &[Point], args: &WatchArgs) -> Result<()> {
+    if let Some(path) = &args.svg {
+        output::file(path, time_series("Footprint over time", &lines(series))?.as_bytes())?;
+    }
+    if !args.json {
+        let table = render(&COLUMNS, series, &args.table)?;
+        output::text(&table)?;
+    }
+    Ok(())
+}
+
+fn lines(series: &[Point]) -> Vec<Line> {
+    let line = |name: &str, pages: &dyn Fn(&Summary) -> u64| Line {
+        name: name.to_owned(),
+        points: series
+            .iter()
+            .map(|p| (p.seconds, (pages(&p.summary) * PAGE_SIZE) as f64))
+            .collect(),
+    };
+    let mut lines = vec![
+        line("footprint", &|s| s.footprint_pages),
+        line("naive footprint", &|s| s.naive_pages),
+    ];
+    for m in Mechanism::ALL {
+        let total = move |s: &Summary| s.vms.iter().map(|vm| vm.by.get(m)).sum::<u64>();
+        if series.iter().any(|p| total(&p.summary) > 0) {
+            lines.push(line(m.name(), &total));
+        }
+    }
+    lines
+}
+
+/// Text for the node exporter's textfile collector; sizes in bytes.
+fn prometheus(summary: &Summary) -> String {
+    let mut out = String::new();
+    let mut metric = |name: &str, help: &str, values: &[(String, u64)]| {
+        let _ = writeln!(out, "# HELP pageherd_{name} {help}\n# TYPE pageherd_{name} gauge");
+        for (labels, pages) in values {
+            let _ = writeln!(out, "pageherd_{name}{labels} {}", pages * PAGE_SIZE);
+        }
+    };
+    let per_vm = |pages: &dyn Fn(&pageherd::analyze::summary::VmSummary) -> u64| {
+        summary
+            .vms
+            .iter()
+            .map(|vm| (format!("{{vm=\"{}\"}}", vm.name), pages(vm)))
+            .collect::<Vec<_>>()
+    };
+    metric(
+        "vm_resident_bytes",
+        "Memory in the page table of the VM.",
+        &per_vm(&|v| v.resident_pages),
+    );
+    metric("vm_unique_bytes", "Frames that only this VM maps.", &per_vm(&|v| v.unique_pages));
+    metric("vm_swapped_bytes", "Memory of the VM on swap devices.", &per_vm(&|v| v.swapped_pages));
+    metric(
+        "vm_changed_bytes",
+        "Memory that changed between two looks.",
+        &per_vm(&|v| v.changed_pages),
+    );
+    let shared: Vec<(String, u64)> = summary
+        .vms
+        .iter()
+        .flat_map(|vm| Mechanism::ALL.map(|m| (vm, m)))
+        .map(|(vm, m)| (format!("{{vm=\"{}\",mechanism=\"{m}\"}}", vm.name), vm.by.get(m)))
+        .collect();
+    metric("vm_shared_bytes", "Memory of the VM that others map too, by mechanism.", &shared);
+    let total = |pages| [(String::new(), pages)];
+    metric("footprint_bytes", "Distinct frames behind all VMs.", &total(summary.footprint_pages));
+    metric(
+        "naive_footprint_bytes",
+        "What the footprint becomes where sharing is lost.",
+        &total(summary.naive_pages),
+    );
+    out
+}
