@@ -1,0 +1,271 @@
+//! A process that holds memory in known ways, for tests, benchmarks and the demo.
+//!
+//! ```text
+//! holder [fork=N] [dirty=PAGES] REGION…
+//! ```
+//! A region is `KIND:ARGUMENT[,OPTION…]`, by which its pages are known by construction:
+//!
+//! | region | what it is |
+//! |---|---|
+//! | `anon:PAGES` | private memory, written |
+//! | `ksm:PAGES` | the same, declared mergeable |
+//! | `zero:PAGES` | private memory, read and never written: the zero page |
+//! | `thp:PAGES` | private memory in transparent huge pages |
+//! | `hugetlb:PAGES` | pages of hugetlb |
+//! | `memfd:PAGES` | a memfd, mapped shared and written |
+//! | `double:PAGES` | a memfd, filled, then mapped privately and written: there twice |
+//! | `private:PATH` | a file, mapped privately and read |
+//! | `shared:PATH` | a file, mapped shared and read |
+//! | `swap:PAGES` | private memory, written and swapped out |
+//! | `unmapped:PAGES` | a memfd, filled by writing, mapped shared, never touched |
+//!
+//! Options: `seed=S` (pages of equal seed and index are equal), `alike` (all pages are equal),
+//! `write=PAGES` (write so many pages of a private file again), `tick` (one page is written every
+//! few milliseconds, one after the other), `toss` (pages are given back and read again all the
+//! time).
+//!
+//! When all is held it prints one line of JSON, with the children that it forked, and waits until
+//! its standard input ends. `dirty=PAGES` has each child write the first pages of the first region.
+
+use memmap2::Advice;
+use pageherd::base::{PAGE_SIZE, PageRange};
+use pageherd::sys::fork::{Forked, die_with_parent, fork};
+use pageherd::sys::mapping::{Mapping, memfd};
+use serde_json::json;
+use std::error::Error;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// A region as asked for.
+struct Wanted {
+    kind: String,
+    argument: String,
+    seed: u64,
+    alike: bool,
+    write: u64,
+    tick: bool,
+    toss: bool,
+}
+
+/// A region that is held.
+struct Held {
+    kind: String,
+    map: Mapping,
+    wanted: Wanted,
+    /// Kept open: a memfd lives as long as it is.
+    _file: Option<File>,
+}
+
+fn main() -> Result<()> {
+    die_with_parent()?;
+    let (mut children, mut dirty, mut wanted) = (0u32, 0u64, Vec::new());
+    for arg in std::env::args().skip(1) {
+        match arg.split_once('=') {
+            Some(("fork", n)) => children = n.parse()?,
+            Some(("dirty", n)) => dirty = n.parse()?,
+            _ => wanted.push(parse(&arg)?),
+        }
+    }
+    let mut held = wanted.into_iter().map(hold).collect::<Result<Vec<_>>>()?;
+    let mut pids = Vec::new();
+    for child in 0..children {
+        let (mut done, mut ready) = std::io::pipe()?;
+        match fork()? {
+            Forked::Parent(pid) => {
+                drop(ready);
+                done.read_exact(&mut [0])?;
+                pids.push(pid);
+            }
+            Forked::Child => {
+                drop(done);
+                die_with_parent()?;
+                for page in 0..dirty {
+                    held[0].map.write(page * PAGE_SIZE, &content(0xd1e7 + u64::from(child), page));
+                }
+                ready.write_all(&[1])?;
+                loop {
+                    std::thread::sleep(Duration::from_secs(3600));
+                }
+            }
+        }
+    }
+    announce(&held, &pids)?;
+    wait(&mut held)
+}
+
+fn parse(arg: &str) -> Result<Wanted> {
+    let mut parts = arg.split(',');
+    let (kind, argument) = parts
+        .next()
+        .and_then(|p| p.split_once(':'))
+        .ok_or_else(|| format!("'{arg}' is no region"))?;
+    let mut wanted = Wanted {
+        kind: kind.to_owned(),
+        argument: argument.to_owned(),
+        seed: u64::from(std::process::id()) << 20,
+        alike: false,
+        write: 0,
+        tick: false,
+        toss: false,
+    };
+    for option in parts {
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("seed", seed) => wanted.seed = seed.parse()?,
+            ("write", pages) => wanted.write = pages.parse()?,
+            ("alike", "") => wanted.alike = true,
+            ("tick", "") => wanted.tick = true,
+            ("toss", "") => wanted.toss = true,
+            _ => return Err(format!("'{option}' is no option of a region").into()),
+        }
+    }
+    Ok(wanted)
+}
+
+/// The page number `page` of a seed: no two are equal, none is zero.
+fn content(seed: u64, page: u64) -> [u8; 4096] {
+    let mut bytes = [0; 4096];
+    let mut x = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ (page + 1).wrapping_mul(0xd134_2543_de82_ef95);
+    for word in bytes.chunks_exact_mut(8) {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        word.copy_from_slice(&x.to_le_bytes());
+    }
+    bytes
+}
+
+fn fill(map: &mut Mapping, wanted: &Wanted) {
+    for page in 0..map.pages().pages() {
+        map.write(page * PAGE_SIZE, &content(wanted.seed, if wanted.alike { 0 } else { page }));
+    }
+}
+
+fn hold(wanted: Wanted) -> Result<Held> {
+    let pages = || wanted.argument.parse::<u64>();
+    let mut kept = None;
+    let map = match wanted.kind.as_str() {
+        "anon" | "ksm" | "zero" | "thp" | "swap" => {
+            let mut map = Mapping::anonymous(pages()?)?;
+            let huge = wanted.kind == "thp";
+            map.advise(if huge { Advice::HugePage } else { Advice::NoHugePage })?;
+            match wanted.kind.as_str() {
+                "ksm" => map.advise(Advice::Mergeable)?,
+                "zero" => (0..map.pages().pages()).for_each(|page| {
+                    map.touch(page);
+                }),
+                _ => {}
+            }
+            if wanted.kind != "zero" {
+                fill(&mut map, &wanted);
+            }
+            if wanted.kind == "swap" {
+                map.page_out()?;
+            }
+            map
+        }
+        "hugetlb" => {
+            let mut map = Mapping::hugetlb(pages()?)?;
+            fill(&mut map, &wanted);
+            map
+        }
+        "memfd" | "double" | "unmapped" => {
+            let file = memfd("holder", pages()?)?;
+            let mut shared = Mapping::shared_file(&file, pages()?)?;
+            let map = match wanted.kind.as_str() {
+                "memfd" => {
+                    fill(&mut shared, &wanted);
+                    shared
+                }
+                "double" => {
+                    fill(&mut shared, &wanted);
+                    let mut private = Mapping::private_file(&file, pages()?)?;
+                    fill(&mut private, &wanted);
+                    private
+                }
+                _ => {
+                    for page in 0..pages()? {
+                        file.write_all_at(&content(wanted.seed, page), page * PAGE_SIZE)?;
+                    }
+                    shared
+                }
+            };
+            kept = Some(file);
+            map
+        }
+        "private" | "shared" => {
+            let shared = wanted.kind == "shared";
+            let file = OpenOptions::new().read(true).write(shared).open(&wanted.argument)?;
+            let pages = file.metadata()?.len() / PAGE_SIZE;
+            let mut map = match shared {
+                true => Mapping::shared_file(&file, pages)?,
+                false => Mapping::private_file(&file, pages)?,
+            };
+            for page in 0..pages {
+                map.touch(page);
+            }
+            for page in 0..wanted.write {
+                map.write(page * PAGE_SIZE, &content(wanted.seed, page));
+            }
+            map
+        }
+        other => return Err(format!("'{other}' is no kind of region").into()),
+    };
+    Ok(Held { kind: wanted.kind.clone(), map, wanted, _file: kept })
+}
+
+fn announce(held: &[Held], children: &[i32]) -> Result<()> {
+    let regions: Vec<_> = held
+        .iter()
+        .map(|h| {
+            let pages = h.map.pages();
+            let end = PageRange::of(pages.end, 0).address().0;
+            json!({
+                "kind": h.kind,
+                "range": format!("{:x}-{end:x}", pages.address().0),
+                "pages": pages.pages(),
+            })
+        })
+        .collect();
+    let mut out = std::io::stdout().lock();
+    let line = json!({ "pid": std::process::id(), "children": children, "regions": regions });
+    writeln!(out, "{line}")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Waits for the end of standard input; meanwhile, memory that is to change does.
+fn wait(held: &mut [Held]) -> Result<()> {
+    if !held.iter().any(|h| h.wanted.tick || h.wanted.toss) {
+        std::io::stdin().read_to_end(&mut Vec::new())?;
+        return Ok(());
+    }
+    let mut turn = 0u64;
+    loop {
+        for h in held.iter_mut() {
+            let pages = h.map.pages().pages();
+            if h.wanted.tick {
+                h.map.write(turn % pages * PAGE_SIZE, &content(turn, turn));
+            }
+            if h.wanted.toss {
+                // half of it goes and comes back, on other frames or as the file again
+                let start = turn % 2 * (pages / 2);
+                h.map.discard(PageRange::of(start, pages / 2))?;
+                for page in start..start + pages / 2 {
+                    match h.kind.as_str() {
+                        "private" => {
+                            h.map.touch(page);
+                        }
+                        _ => h.map.write(page * PAGE_SIZE, &content(h.wanted.seed, page)),
+                    }
+                }
+            }
+        }
+        turn += 1;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
