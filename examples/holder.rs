@@ -1,7 +1,7 @@
 //! A process that holds memory in known ways, for tests, benchmarks and the demo.
 //!
 //! ```text
-//! holder [fork=N] [dirty=PAGES] REGION…
+//! holder [fork=N] [dirty=PAGES] [touch] [breed] REGION…
 //! ```
 //! A region is `KIND:ARGUMENT[,OPTION…]`, by which its pages are known by construction:
 //!
@@ -22,15 +22,26 @@
 //! Options: `seed=S` (pages of equal seed and index are equal), `alike` (all pages are equal),
 //! `write=PAGES` (write so many pages of a private file again), `tick` (one page is written every
 //! few milliseconds, one after the other), `toss` (pages are given back and read again all the
-//! time).
+//! time), `rush` (the same without a pause between).
+//!
+//! `dirty=PAGES` has each child write the first pages of the first region; `touch` has it read
+//! every page of every region, since a fork leaves the page tables of files empty; `breed` forks a
+//! child and ends the one before, all the time.
 //!
 //! When all is held it prints one line of JSON, with the children that it forked, and waits until
-//! its standard input ends. `dirty=PAGES` has each child write the first pages of the first region.
+//! its standard input ends. If nothing changes by itself it takes commands there, a line each, and
+//! answers each with the line `done`: `write REGION PAGES` (new content in the first pages),
+//! `discard REGION PAGES`, `unmerge REGION`; regions are numbered from 0.
 
 use memmap2::Advice;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, getppid};
+use pageherd::abi::pagemap::Entry;
 use pageherd::base::{PAGE_SIZE, PageRange};
 use pageherd::sys::fork::{Forked, die_with_parent, fork};
 use pageherd::sys::mapping::{Mapping, memfd};
+use pageherd::sys::pagemap;
 use serde_json::json;
 use std::error::Error;
 use std::fs::{File, OpenOptions};
@@ -49,6 +60,7 @@ struct Wanted {
     write: u64,
     tick: bool,
     toss: bool,
+    rush: bool,
 }
 
 /// A region that is held.
@@ -63,10 +75,13 @@ struct Held {
 fn main() -> Result<()> {
     die_with_parent()?;
     let (mut children, mut dirty, mut wanted) = (0u32, 0u64, Vec::new());
+    let (mut touch, mut breed) = (false, false);
     for arg in std::env::args().skip(1) {
         match arg.split_once('=') {
             Some(("fork", n)) => children = n.parse()?,
             Some(("dirty", n)) => dirty = n.parse()?,
+            None if arg == "touch" => touch = true,
+            None if arg == "breed" => breed = true,
             _ => wanted.push(parse(&arg)?),
         }
     }
@@ -86,15 +101,29 @@ fn main() -> Result<()> {
                 for page in 0..dirty {
                     held[0].map.write(page * PAGE_SIZE, &content(0xd1e7 + u64::from(child), page));
                 }
-                ready.write_all(&[1])?;
-                loop {
-                    std::thread::sleep(Duration::from_secs(3600));
+                for map in held.iter().filter(|_| touch).map(|h| &h.map) {
+                    (0..map.pages().pages()).for_each(|page| {
+                        map.touch(page);
+                    });
                 }
+                ready.write_all(&[1])?;
+                stay();
             }
         }
     }
     announce(&held, &pids)?;
-    wait(&mut held)
+    if breed || held.iter().any(|h| h.wanted.tick || h.wanted.toss) {
+        change(&mut held, breed)
+    } else {
+        obey(&mut held)
+    }
+}
+
+/// A child has nothing to do but to be there.
+fn stay() -> ! {
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
 }
 
 fn parse(arg: &str) -> Result<Wanted> {
@@ -111,6 +140,7 @@ fn parse(arg: &str) -> Result<Wanted> {
         write: 0,
         tick: false,
         toss: false,
+        rush: false,
     };
     for option in parts {
         match option.split_once('=').unwrap_or((option, "")) {
@@ -119,6 +149,7 @@ fn parse(arg: &str) -> Result<Wanted> {
             ("alike", "") => wanted.alike = true,
             ("tick", "") => wanted.tick = true,
             ("toss", "") => wanted.toss = true,
+            ("rush", "") => (wanted.toss, wanted.rush) = (true, true),
             _ => return Err(format!("'{option}' is no option of a region").into()),
         }
     }
@@ -164,7 +195,7 @@ fn hold(wanted: Wanted) -> Result<Held> {
                 fill(&mut map, &wanted);
             }
             if wanted.kind == "swap" {
-                map.page_out()?;
+                swap_out(&map)?;
             }
             map
         }
@@ -218,6 +249,22 @@ fn hold(wanted: Wanted) -> Result<Held> {
     Ok(Held { kind: wanted.kind.clone(), map, wanted, _file: kept })
 }
 
+/// The kernel passes over pages that wait in another processor's list of new pages, and says
+/// nothing: it is asked until none is left.
+fn swap_out(map: &Mapping) -> Result<()> {
+    let pagemap = File::open("/proc/self/pagemap")?;
+    let mut entries = vec![Entry(0); usize::try_from(map.pages().pages())?];
+    for _ in 0..100 {
+        map.page_out()?;
+        pagemap::read(&pagemap, map.pages().start, &mut entries)?;
+        if !entries.iter().any(|e| e.is_present()) {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Err("the kernel does not swap it out: is there swap?".into())
+}
+
 fn announce(held: &[Held], children: &[i32]) -> Result<()> {
     let regions: Vec<_> = held
         .iter()
@@ -238,15 +285,51 @@ fn announce(held: &[Held], children: &[i32]) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the end of standard input; meanwhile, memory that is to change does.
-fn wait(held: &mut [Held]) -> Result<()> {
-    if !held.iter().any(|h| h.wanted.tick || h.wanted.toss) {
-        std::io::stdin().read_to_end(&mut Vec::new())?;
-        return Ok(());
+/// Does what standard input says, until it ends.
+fn obey(held: &mut [Held]) -> Result<()> {
+    for (turn, line) in (1u64..).zip(std::io::stdin().lines()) {
+        let line = line?;
+        let words: Vec<&str> = line.split(' ').collect();
+        let (verb, numbers) = words.split_first().ok_or("an empty command")?;
+        let numbers =
+            numbers.iter().map(|n| n.parse()).collect::<std::result::Result<Vec<u64>, _>>()?;
+        let region = numbers.first().and_then(|&n| held.get_mut(usize::try_from(n).ok()?));
+        let map = &mut region.ok_or_else(|| format!("'{line}' names no region"))?.map;
+        match (*verb, &numbers[1..]) {
+            ("write", &[pages]) => {
+                for page in 0..pages {
+                    map.write(page * PAGE_SIZE, &content(0xb0b_0000 + turn, page));
+                }
+            }
+            ("discard", &[pages]) => map.discard(PageRange::of(0, pages))?,
+            ("unmerge", []) => map.advise(Advice::Unmergeable)?,
+            _ => return Err(format!("'{line}' is no command").into()),
+        }
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "done")?;
+        out.flush()?;
     }
-    let mut turn = 0u64;
-    loop {
-        for h in held.iter_mut() {
+    Ok(())
+}
+
+/// Changes memory, for ever.
+fn change(held: &mut [Held], breed: bool) -> Result<()> {
+    // making content takes longer than writing it, and what is tossed is to come back fast
+    let contents: Vec<Vec<[u8; 4096]>> = held
+        .iter()
+        .map(|h| {
+            let pages = if h.wanted.toss { h.map.pages().pages() } else { 0 };
+            let index = |page| if h.wanted.alike { 0 } else { page };
+            (0..pages).map(|page| content(h.wanted.seed, index(page))).collect()
+        })
+        .collect();
+    let rush = held.iter().any(|h| h.wanted.rush);
+    let mut child = None;
+    for turn in 0u64.. {
+        if breed {
+            child = Some(succeed(child)?);
+        }
+        for (h, contents) in held.iter_mut().zip(&contents) {
             let pages = h.map.pages().pages();
             if h.wanted.tick {
                 h.map.write(turn % pages * PAGE_SIZE, &content(turn, turn));
@@ -255,17 +338,40 @@ fn wait(held: &mut [Held]) -> Result<()> {
                 // half of it goes and comes back, on other frames or as the file again
                 let start = turn % 2 * (pages / 2);
                 h.map.discard(PageRange::of(start, pages / 2))?;
-                for page in start..start + pages / 2 {
+                let again = start..start + pages / 2;
+                for (page, content) in (0..).zip(contents).filter(|(p, _)| again.contains(p)) {
                     match h.kind.as_str() {
                         "private" => {
                             h.map.touch(page);
                         }
-                        _ => h.map.write(page * PAGE_SIZE, &content(h.wanted.seed, page)),
+                        _ => h.map.write(page * PAGE_SIZE, content),
                     }
                 }
             }
         }
-        turn += 1;
-        std::thread::sleep(Duration::from_millis(2));
+        if !rush {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    Ok(())
+}
+
+/// A new child, and the end of the one before.
+fn succeed(before: Option<Pid>) -> Result<Pid> {
+    if let Some(pid) = before {
+        kill(pid, Signal::SIGKILL)?;
+        waitpid(pid, None)?;
+    }
+    let parent = Pid::this();
+    match fork()? {
+        Forked::Parent(pid) => Ok(Pid::from_raw(pid)),
+        Forked::Child => {
+            die_with_parent()?;
+            // it may have ended before it could be told that we end with it
+            if getppid() != parent {
+                std::process::exit(0);
+            }
+            stay()
+        }
     }
 }

@@ -56,6 +56,11 @@ const ZERO_PAGE: u64 = 1 << 24;
 pub struct PageFlags(pub u64);
 
 impl PageFlags {
+    /// Of a frame of which nothing is known but whether it is anonymous.
+    pub const fn plain(anon: bool) -> Self {
+        Self(if anon { ANON } else { 0 })
+    }
+
     /// Anonymous memory (a KSM page is that too).
     pub const fn is_anon(self) -> bool {
         self.0 & ANON != 0

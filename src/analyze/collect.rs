@@ -2,7 +2,7 @@
 //!
 //! The inner loop sees every page of every VM. Most are exclusive, and cost a count.
 
-use super::sighting::{Sighting, Task};
+use super::sighting::{Sighting, TASK_PAGES, Task};
 use crate::abi::pagemap::{Entry, State};
 use crate::base::{PageRange, Pfn};
 use crate::source::PageSource;
@@ -142,16 +142,35 @@ fn count(
     found: &mut Found,
 ) {
     let (mut present, mut exclusive, mut exclusive_file) = (0u64, 0u64, 0u64);
-    for (i, &entry) in entries.iter().enumerate() {
+    let mut i = 0;
+    while i < entries.len() {
+        let entry = entries[i];
+        if entry.is_present() && !entry.is_exclusive() {
+            let shared = entries[i..].iter().take_while(|e| e.is_present() && !e.is_exclusive());
+            let before = found.sightings.len();
+            if before == 0 {
+                // once for all, and not by doubling: what is not used is not touched
+                found.sightings.reserve(usize::try_from(TASK_PAGES).unwrap_or(0));
+            }
+            found.sightings.extend(
+                shared
+                    .take_while(|e| window.holds(e.pfn()))
+                    .map(|e| Sighting::new(e.pfn(), region, e.is_file())),
+            );
+            let kept = found.sightings.len() - before;
+            if kept > 0 {
+                extend(&mut found.runs, first + i as u64, kept, region);
+            }
+            // a frame outside the window is present all the same
+            let seen = kept.max(1);
+            present += seen as u64;
+            i += seen;
+            continue;
+        }
         if entry.is_present() {
             present += 1;
-            if entry.is_exclusive() {
-                exclusive += 1;
-                exclusive_file += u64::from(entry.is_file());
-            } else if window.holds(entry.pfn()) {
-                found.sightings.push(Sighting::new(entry.pfn(), region));
-                extend(&mut found.runs, first + i as u64, region);
-            }
+            exclusive += 1;
+            exclusive_file += u64::from(entry.is_file());
         } else if entry.0 != 0 {
             match entry.state() {
                 State::Swapped => tally.swapped += 1,
@@ -159,17 +178,21 @@ fn count(
                 State::Absent | State::Marker | State::Present { .. } => {}
             }
         }
+        i += 1;
     }
     tally.present += present;
     tally.exclusive += exclusive;
     tally.exclusive_file += exclusive_file;
 }
 
-#[inline]
-fn extend(runs: &mut Vec<Run>, page: u64, region: u32) {
+/// Adds `pages` pages from `page` on to the runs.
+fn extend(runs: &mut Vec<Run>, page: u64, pages: usize, region: u32) {
+    let len = u32::try_from(pages).unwrap_or(u32::MAX); // a buffer's worth at the most
     match runs.last_mut() {
-        Some(run) if run.start + u64::from(run.len) == page && run.region == region => run.len += 1,
-        _ => runs.push(Run { start: page, len: 1, region }),
+        Some(run) if run.start + u64::from(run.len) == page && run.region == region => {
+            run.len += len;
+        }
+        _ => runs.push(Run { start: page, len, region }),
     }
 }
 
@@ -226,7 +249,7 @@ impl Found {
             for page in run.start..run.start + u64::from(run.len) {
                 if let Some(&sighting) = next.next().filter(|s| s.pfn() < end) {
                     sightings.push(sighting);
-                    extend(&mut runs, page, run.region);
+                    extend(&mut runs, page, 1, run.region);
                 }
             }
         }

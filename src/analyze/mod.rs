@@ -9,9 +9,11 @@
 //! every other page a *sighting* is kept, eight bytes: this frame, in this region. Sorted by frame,
 //! sightings tell the set of VMs behind each frame; frames with the same set are one *group*.
 
+pub mod cause;
 pub mod collect;
 pub mod content;
 pub mod diff;
+pub mod fold;
 pub mod matrix;
 pub mod pages;
 pub mod scan;

@@ -1,7 +1,7 @@
 //! Each page's facts, page by page, alike neighbours merged: what `map` and `record` write.
 
 use super::scan::{Scan, ScanError};
-use super::sighting::{Region, Sighting};
+use super::sighting::Sighting;
 use super::tally::{Verdict, judge};
 use crate::abi::pagemap::{Entry, State};
 use crate::base::{Mechanism, PageRange, Pfn};
@@ -55,7 +55,7 @@ pub fn walk(
 #[non_exhaustive]
 pub enum WalkError {
     /// The rows could not be taken.
-    #[error("the result cannot be written")]
+    #[error("a row cannot be written")]
     Write(#[source] io::Error),
     /// The kernel's tables could not be read.
     #[error(transparent)]
@@ -96,7 +96,7 @@ impl Walker<'_, '_> {
                     self.page(index, block, page, entry)?;
                 }
                 if entries.len() as u64 != batch.pages() {
-                    return Ok(()); // it is gone; the scan's fate says so
+                    return Ok(()); // it is gone: its fate says so
                 }
             }
             at = populated.end;
@@ -137,8 +137,8 @@ impl Walker<'_, '_> {
         for (&pfn, &facts) in pfns.iter().zip(&facts) {
             let seen = seen_on(&self.scan.sightings, pfn);
             if !seen.is_empty() {
-                let vms = vms_of(seen, &self.scan.regions);
-                let verdict = judge(seen, facts, &self.scan.regions);
+                let vms = self.scan.places.vms(seen, &self.scan.regions);
+                let verdict = judge(seen, facts, &self.scan.places);
                 self.known.insert(pfn, Judged { verdict, vms });
             }
         }
@@ -203,13 +203,6 @@ pub fn seen_on(sightings: &[Sighting], pfn: Pfn) -> &[Sighting] {
     let start = sightings.partition_point(|s| s.pfn() < pfn);
     let end = start + sightings[start..].iter().take_while(|s| s.pfn() == pfn).count();
     &sightings[start..end]
-}
-
-/// The VMs behind sightings of one frame, ascending.
-fn vms_of(seen: &[Sighting], regions: &[Region]) -> Vec<u32> {
-    let mut vms: Vec<u32> = seen.iter().map(|s| regions[s.region() as usize].vm).collect();
-    vms.dedup();
-    vms
 }
 
 /// Joins rows that continue one another.
@@ -281,7 +274,7 @@ mod tests {
     #[test]
     fn the_sightings_of_a_frame_are_found() {
         let s: Vec<Sighting> =
-            [(1, 0), (3, 0), (3, 1), (4, 2)].map(|(p, r)| Sighting::new(Pfn(p), r)).to_vec();
+            [(1, 0), (3, 0), (3, 1), (4, 2)].map(|(p, r)| Sighting::new(Pfn(p), r, false)).to_vec();
         assert_eq!(seen_on(&s, Pfn(3)).len(), 2);
         assert!(seen_on(&s, Pfn(2)).is_empty());
         assert!(seen_on(&[], Pfn(2)).is_empty());

@@ -1,8 +1,9 @@
 //! The whole way from VMs to groups.
 
 use super::collect::{Found, Tally, Window, collect};
+use super::fold::{Places, fold};
 use super::sighting::{Region, Sighting, Task, plan};
-use super::tally::{FrameTally, Share, Sharers, tally};
+use super::tally::{FrameTally, Ground, Share, Sharers, tally};
 use super::verify::{self, Second, Verify};
 use crate::abi::vma::FileId;
 use crate::base::Pfn;
@@ -120,6 +121,8 @@ pub struct Scan {
     pub template: Option<FileId>,
     /// Every sighting, sorted by frame, where they were to be kept.
     pub sightings: Vec<Sighting>,
+    /// Which regions the places of sightings are.
+    pub places: Places,
 }
 
 /// Scans the VMs. `progress` is told of pages as they are done, from several threads.
@@ -152,11 +155,13 @@ struct State<'a> {
     seconds: Vec<Second>,
     verified: Verify,
     passes: u32,
+    places: Places,
     kept: Vec<Sighting>,
 }
 
 impl<'a> State<'a> {
     fn new(vms: &'a [Vm], regions: Vec<Region>, options: &'a Options) -> Self {
+        let places = Places::new(&regions);
         let tallies = vec![Tally::default(); regions.len()];
         let frames =
             FrameTally { regions: vec![Share::default(); regions.len()], ..Default::default() };
@@ -170,6 +175,7 @@ impl<'a> State<'a> {
             seconds: vec![Second::default(); vms.len()],
             verified: options.verify,
             passes: 0,
+            places,
             kept: Vec::new(),
         }
     }
@@ -190,12 +196,16 @@ impl<'a> State<'a> {
             }
             self.passes += 1;
             self.second_look(&mut found)?;
-            let mut sightings = gather(found, &self.gone);
-            let pass = tally(&mut sightings, &self.regions, self.options.template, frames)
-                .map_err(ScanError::Frames)?;
+            let sightings = fold(living(found, &self.gone), &mut self.places);
+            let ground = Ground {
+                regions: &self.regions,
+                places: &self.places,
+                template: self.options.template,
+            };
+            let (pass, sorted) = tally(sightings, ground, frames).map_err(ScanError::Frames)?;
             self.frames.merge(pass);
             if self.options.keep_sightings {
-                self.kept.append(&mut sightings);
+                self.kept.extend(sorted.into_iter().flatten());
             }
             if window.end == Window::ALL.end {
                 return Ok(());
@@ -298,6 +308,7 @@ impl<'a> State<'a> {
             passes: self.passes,
             template: self.options.template,
             sightings: self.kept,
+            places: self.places,
         }
     }
 
@@ -345,22 +356,12 @@ fn narrower(all: &[Found], most: u64) -> Option<Pfn> {
     (middle > first).then_some(middle)
 }
 
-/// All sightings of VMs that live, in one vector; each part is freed as it is taken.
-fn gather(found: Vec<Found>, gone: &[bool]) -> Vec<Sighting> {
-    let lives = |f: &Found| !gone[f.vm as usize];
-    let total = found.iter().filter(|f| lives(f)).map(|f| f.sightings.len()).sum();
-    let mut parts: Vec<Vec<Sighting>> = found
+/// The sightings of VMs that live, in the order of the VMs.
+fn living(found: Vec<Found>, gone: &[bool]) -> Vec<Vec<Sighting>> {
+    found
         .into_iter()
-        .filter(lives)
+        .filter(|f| !gone[f.vm as usize])
         .map(|Found { sightings, .. }| sightings)
         .filter(|sightings| !sightings.is_empty())
-        .collect();
-    if parts.len() == 1 {
-        return parts.swap_remove(0);
-    }
-    let mut all = Vec::with_capacity(total);
-    for part in parts {
-        all.extend(part);
-    }
-    all
+        .collect()
 }

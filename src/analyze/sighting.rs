@@ -5,41 +5,68 @@ use crate::base::{PageRange, Pfn};
 use crate::source::Vm;
 use std::collections::HashMap;
 
-/// A frame seen in a region: the frame's number above, the region's below, so that sorting the bare
-/// numbers sorts by frame.
+/// A frame seen at a place: the frame's number above, the place's below, so that sorting the bare
+/// numbers sorts by frame; between them, whether it is a page of a file.
 ///
-/// 40 bits of frame number are 4 PiB of memory, all that x86-64 can address; 24 bits of region are
-/// 16 million.
+/// A place is at first the region in which the page is, and later all regions that have the frame
+/// in common ([`super::fold`]). 40 bits of frame number are 4 PiB of memory, all that x86-64 can
+/// address; 23 bits of place are eight million.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(transparent)]
 pub struct Sighting(u64);
 
-const REGION_BITS: u32 = 24;
+const PLACE_BITS: u32 = 23;
 
-/// Regions that fit a sighting.
-pub const MAX_REGIONS: usize = 1 << REGION_BITS;
+/// Set for pages of a file or of shared memory.
+const FILE: u64 = 1 << PLACE_BITS;
+
+/// Where the frame's number starts.
+const PFN_SHIFT: u32 = PLACE_BITS + 1;
+
+/// Places that fit a sighting.
+pub const MAX_PLACES: usize = 1 << PLACE_BITS;
+
+/// Regions that are numbered: half of the places, so that some are left for regions together.
+pub const MAX_REGIONS: usize = MAX_PLACES / 2;
 
 impl Sighting {
     /// A sighting that a second look did not confirm; it sorts behind every frame.
     pub const WITHDRAWN: Self = Self(u64::MAX);
 
-    /// Frame `pfn` was seen in region `region`.
+    /// Frame `pfn` was seen at place `place`, as a page of a file or not.
     #[inline]
-    pub const fn new(pfn: Pfn, region: u32) -> Self {
-        Self(pfn.0 << REGION_BITS | region as u64)
+    pub const fn new(pfn: Pfn, place: u32, file: bool) -> Self {
+        Self(pfn.0 << PFN_SHIFT | if file { FILE } else { 0 } | place as u64)
+    }
+
+    /// The same frame at another place.
+    pub const fn at(self, place: u32) -> Self {
+        Self::new(self.pfn(), place, self.is_file())
     }
 
     /// The frame.
     #[inline]
     pub const fn pfn(self) -> Pfn {
-        Pfn(self.0 >> REGION_BITS)
+        Pfn(self.0 >> PFN_SHIFT)
     }
 
-    /// The region.
+    /// A page of a file or of shared memory?
     #[inline]
-    pub const fn region(self) -> u32 {
-        let [a, b, c, ..] = self.0.to_le_bytes();
+    pub const fn is_file(self) -> bool {
+        self.0 & FILE != 0
+    }
+
+    /// The place.
+    #[inline]
+    pub const fn place(self) -> u32 {
+        let [a, b, c, ..] = (self.0 & (FILE - 1)).to_le_bytes();
         u32::from_le_bytes([a, b, c, 0])
+    }
+
+    /// Of the same frame, and of a file or not alike?
+    #[inline]
+    pub const fn same_frame(self, other: Self) -> bool {
+        self.0 >> PLACE_BITS == other.0 >> PLACE_BITS
     }
 }
 
@@ -53,6 +80,8 @@ pub struct Region {
     pub file: Option<FileId>,
     /// Mapped `MAP_SHARED`.
     pub shared: bool,
+    /// KSM can have merged pages of it.
+    pub may_be_merged: bool,
     /// The mapping's name.
     pub name: String,
 }
@@ -80,8 +109,10 @@ pub fn plan(vms: &[Vm]) -> Option<(Vec<Region>, Vec<Task>)> {
         let index = u32::try_from(index).ok()?;
         let mut task = Task { vm: index, pieces: Vec::new() };
         let mut pages = 0;
+        let may_be_merged = vm.source.may_be_merged();
         for block in vm.source.blocks() {
-            let region = number(block, index, &mut regions, &mut known)?;
+            let region = Region::of(block, index, may_be_merged);
+            let region = number(region, &mut regions, &mut known)?;
             for populated in vm.source.populated(block.pages) {
                 for piece in populated.pieces(TASK_PAGES) {
                     if pages + piece.pages() > TASK_PAGES {
@@ -101,13 +132,19 @@ pub fn plan(vms: &[Vm]) -> Option<(Vec<Region>, Vec<Task>)> {
     Some((regions, tasks))
 }
 
+impl Region {
+    fn of(block: &Vma, vm: u32, may_be_merged: bool) -> Self {
+        let (file, shared, name) = (block.file, block.shared, block.name.clone());
+        Self { vm, file, shared, may_be_merged, name }
+    }
+}
+
+/// The number of a region, a new one where it is new.
 fn number(
-    block: &Vma,
-    vm: u32,
+    region: Region,
     regions: &mut Vec<Region>,
     known: &mut HashMap<Region, u32>,
 ) -> Option<u32> {
-    let region = Region { vm, file: block.file, shared: block.shared, name: block.name.clone() };
     if let Some(&number) = known.get(&region) {
         return Some(number);
     }
@@ -125,9 +162,13 @@ mod tests {
     fn a_sighting_is_eight_bytes_and_sorts_by_frame() {
         assert_eq!(size_of::<Sighting>(), 8);
         let top = Pfn((1 << 40) - 1);
-        let s = Sighting::new(top, 0xff_fffe);
-        assert_eq!((s.pfn(), s.region()), (top, 0xff_fffe));
-        assert!(Sighting::new(Pfn(1), 9) < Sighting::new(Pfn(2), 0));
+        let s = Sighting::new(top, 0x7f_fffe, true);
+        assert_eq!((s.pfn(), s.place(), s.is_file()), (top, 0x7f_fffe, true));
+        let other = Sighting::new(Pfn(1), 9, false);
+        assert_eq!((other.place(), other.is_file()), (9, false));
+        assert!(other < Sighting::new(Pfn(2), 0, false));
+        assert_eq!(other.at(7), Sighting::new(Pfn(1), 7, false));
+        assert!(other.same_frame(other.at(7)) && !other.same_frame(s));
         assert!(s < Sighting::WITHDRAWN);
     }
 }

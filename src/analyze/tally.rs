@@ -1,6 +1,8 @@
 //! From sightings to groups: which set of VMs stands behind how many frames.
 
+use super::fold::Places;
 use super::sighting::{Region, Sighting};
+use crate::abi::kpageflags::PageFlags;
 use crate::abi::vma::FileId;
 use crate::base::mechanism::ByMechanism;
 use crate::base::{Mechanism, Pfn};
@@ -68,40 +70,76 @@ impl FrameTally {
     }
 }
 
-/// Sorts the sightings and finds the sharers of every frame. Uses the threads of the pool that it
-/// is called in.
-pub fn tally(
-    sightings: &mut [Sighting],
-    regions: &[Region],
-    template: Option<FileId>,
-    frames: &dyn Frames,
-) -> io::Result<FrameTally> {
-    let threads = rayon::current_num_threads();
-    if threads > 1 {
-        sightings.par_sort_unstable();
-    } else {
-        sightings.sort_unstable();
-    }
-    let end = sightings.partition_point(|&s| s != Sighting::WITHDRAWN);
-    by_frame_chunks(&sightings[..end], threads)
-        .into_par_iter()
-        .map(|chunk| Walk::new(regions, template).run(chunk, frames))
-        .try_reduce(FrameTally::default, |mut a, b| {
-            a.merge(b);
-            Ok(a)
-        })
+/// What all sightings must be judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Ground<'a> {
+    /// The regions.
+    pub regions: &'a [Region],
+    /// Which regions the places of the sightings are.
+    pub places: &'a Places,
+    /// The file whose pages are told apart.
+    pub template: Option<FileId>,
 }
 
-/// Sorted sightings in about `parts` parts, none of which divides a frame.
-fn by_frame_chunks(mut sightings: &[Sighting], parts: usize) -> Vec<&[Sighting]> {
-    let size = sightings.len().div_ceil(parts.max(1)).max(1);
-    let mut chunks = Vec::new();
-    while !sightings.is_empty() {
-        let (chunk, rest) = sightings.split_at(frame_end(sightings, size));
-        chunks.push(chunk);
-        sightings = rest;
+/// Sorts the sightings by frame and finds the sharers of every frame; returns, with the counts,
+/// the sorted sightings in ascending parts. Each thread of the pool that this is called in has a
+/// range of frames for itself.
+pub fn tally(
+    sightings: Vec<Sighting>,
+    ground: Ground<'_>,
+    frames: &dyn Frames,
+) -> io::Result<(FrameTally, Vec<Vec<Sighting>>)> {
+    let ranges: Vec<Vec<Sighting>> = match pivots(&sightings, rayon::current_num_threads()) {
+        pivots if pivots.is_empty() => vec![sightings],
+        pivots => {
+            let ends = pivots.iter().copied().chain([Pfn(u64::MAX)]);
+            let starts = [Pfn(0)].into_iter().chain(pivots.iter().copied());
+            let bounds: Vec<(Pfn, Pfn)> = starts.zip(ends).collect();
+            let between = |&(start, end): &(Pfn, Pfn)| {
+                let inside = |s: &Sighting| start <= s.pfn() && s.pfn() < end;
+                sightings.iter().copied().filter(inside).collect()
+            };
+            bounds.par_iter().map(between).collect()
+        }
+    };
+    let tallied: Vec<(FrameTally, Vec<Sighting>)> = ranges
+        .into_par_iter()
+        .map(|mut range| {
+            sort(&mut range);
+            Ok((Walk::new(ground).run(&range, frames)?, range))
+        })
+        .collect::<io::Result<_>>()?;
+    let mut whole = FrameTally::default();
+    let mut sorted = Vec::with_capacity(tallied.len());
+    for (tally, range) in tallied {
+        whole.merge(tally);
+        sorted.push(range);
     }
-    chunks
+    Ok((whole, sorted))
+}
+
+/// Frames that divide the sightings into `parts` ranges of about the same size.
+fn pivots(sightings: &[Sighting], parts: usize) -> Vec<Pfn> {
+    if parts < 2 {
+        return Vec::new();
+    }
+    // one in 64 tells well enough where the middle is
+    let mut some: Vec<Pfn> = sightings.iter().step_by(64).map(|s| s.pfn()).collect();
+    some.sort_unstable();
+    let mut pivots: Vec<Pfn> =
+        (1..parts).filter_map(|i| some.get(some.len() * i / parts).copied()).collect();
+    pivots.dedup();
+    pivots
+}
+
+/// Sorts by frame, and keeps the order in which a frame was seen.
+fn sort(sightings: &mut [Sighting]) {
+    let top = sightings.iter().map(|s| s.pfn()).max().unwrap_or_default();
+    match u32::try_from(top.0) {
+        // fewer digits for the radix: below 16 TiB of memory
+        Ok(_) => radsort::sort_by_key(sightings, |s| u32::try_from(s.pfn().0).unwrap_or(u32::MAX)),
+        Err(_) => radsort::sort_by_key(sightings, |s| s.pfn().0),
+    }
 }
 
 /// The first end of a frame at or after `at`.
@@ -114,100 +152,115 @@ fn frame_end(sightings: &[Sighting], at: usize) -> usize {
 }
 
 /// Walks sorted sightings frame by frame.
+///
+/// Neighbouring frames mostly have the same sharers in the same regions: then only their number is
+/// counted, and entered when something else comes.
 struct Walk<'a> {
-    regions: &'a [Region],
-    template: Option<FileId>,
+    ground: Ground<'a>,
     out: FrameTally,
-    /// Neighbouring frames mostly have the same sharers: they are counted here and entered in the
-    /// map when the sharers change.
-    last: Sharers,
-    pending: ByMechanism,
-    vms: Vec<u32>,
+    /// The sightings of the last frame, how often it is mapped, and what it is.
+    last: Vec<Sighting>,
+    mapped: u64,
+    verdict: Verdict,
+    /// How many frames in a row were like it.
+    alike: u64,
 }
 
 impl<'a> Walk<'a> {
-    fn new(regions: &'a [Region], template: Option<FileId>) -> Self {
-        let out =
-            FrameTally { groups: HashMap::new(), regions: vec![Share::default(); regions.len()] };
-        let last = Sharers { vms: Box::new([]), outside: false, template: false };
-        Self { regions, template, out, last, pending: ByMechanism::default(), vms: Vec::new() }
+    fn new(ground: Ground<'a>) -> Self {
+        let regions = vec![Share::default(); ground.regions.len()];
+        let out = FrameTally { groups: HashMap::new(), regions };
+        Self { ground, out, last: Vec::new(), mapped: 0, verdict: Verdict::Zero, alike: 0 }
     }
 
     fn run(mut self, mut sightings: &[Sighting], frames: &dyn Frames) -> io::Result<FrameTally> {
-        let (mut pfns, mut facts): (Vec<Pfn>, Vec<FrameFacts>) = (Vec::new(), Vec::new());
+        let (mut pfns, mut counts, mut asked, mut flags) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         while !sightings.is_empty() {
             let (batch, rest) = sightings.split_at(frame_end(sightings, BATCH));
             sightings = rest;
             let by_frame = || batch.chunk_by(|a, b| a.pfn() == b.pfn());
             pfns.clear();
             pfns.extend(by_frame().map(|frame| frame[0].pfn()));
-            frames.facts(&pfns, &mut facts)?;
-            for (frame, facts) in by_frame().zip(&facts) {
-                self.frame(frame, *facts);
+            frames.counts(&pfns, &mut counts)?;
+            // flags only of those that the count leaves open
+            asked.clear();
+            let open = by_frame().zip(&counts).filter(|(f, mapped)| self.is_open(f, **mapped));
+            asked.extend(open.map(|(frame, _)| frame[0].pfn()));
+            frames.flags(&asked, &mut flags)?;
+            let mut answers = asked.iter().zip(&flags).peekable();
+            for (frame, &mapped) in by_frame().zip(&counts) {
+                let flags = answers.next_if(|(pfn, _)| **pfn == frame[0].pfn()).map(|(_, f)| *f);
+                self.frame(frame, mapped, flags);
             }
         }
-        self.flush();
+        self.enter();
         Ok(self.out)
     }
 
-    fn frame(&mut self, frame: &[Sighting], facts: FrameFacts) {
-        let (mechanism, outside, kernels) = match judge(frame, facts, self.regions) {
+    /// Must the kernel be asked what this frame is? Not a page of a file that is mapped as often
+    /// as it should be, and not anonymous memory that no KSM can have merged.
+    fn is_open(&self, frame: &[Sighting], mapped: u64) -> bool {
+        let places = self.ground.places;
+        mapped < places.pages(frame)
+            || (!frame[0].is_file() && frame.iter().all(|s| places.of(s.place()).may_be_merged))
+    }
+
+    fn frame(&mut self, frame: &[Sighting], mapped: u64, flags: Option<PageFlags>) {
+        let flags = flags.unwrap_or_else(|| PageFlags::plain(!frame[0].is_file()));
+        let verdict = judge(frame, FrameFacts { mapped, flags }, self.ground.places);
+        let alike = self.verdict == verdict
+            && self.mapped == mapped
+            && self.last.len() == frame.len()
+            && self.last.iter().zip(frame).all(|(a, b)| a.place() == b.place());
+        if !alike {
+            self.enter();
+            self.last.clear();
+            self.last.extend_from_slice(frame);
+            (self.mapped, self.verdict, self.alike) = (mapped, verdict, 0);
+        }
+        self.alike += 1;
+    }
+
+    /// Enters the frames that were alike.
+    fn enter(&mut self) {
+        let (frames, ground) = (self.alike, self.ground);
+        if frames == 0 {
+            return;
+        }
+        let pages: Vec<usize> = ground.places.regions(&self.last).map(|r| r as usize).collect();
+        let shares = &mut self.out.regions;
+        let (mechanism, outside, kernels) = match self.verdict {
             Verdict::Zero => {
-                frame.iter().for_each(|&s| self.share(s).by.zero += 1);
+                pages.iter().for_each(|&r| shares[r].by.zero += frames);
                 return;
             }
             Verdict::Contradicted => {
-                frame.iter().for_each(|&s| self.share(s).contradicted += 1);
+                pages.iter().for_each(|&r| shares[r].contradicted += frames);
                 return;
             }
             Verdict::Shared { mechanism, outside, kernels } => (mechanism, outside, kernels),
         };
-        let seen = frame.len() as u64;
-        self.vms.clear();
-        for s in frame {
-            let vm = self.regions[s.region() as usize].vm;
-            if self.vms.last() != Some(&vm) {
-                self.vms.push(vm);
+        let vms = ground.places.vms(&self.last, ground.regions);
+        let alone = vms.len() == 1 && !outside;
+        let pss = if kernels { 0 } else { PSS_UNIT / self.mapped.max(pages.len() as u64) };
+        for (i, &region) in pages.iter().enumerate() {
+            let share = &mut shares[region];
+            share.pss += pss * frames;
+            if outside {
+                share.outside += frames;
             }
-        }
-        let alone = self.vms.len() == 1 && !outside;
-        let pss = if kernels { 0 } else { PSS_UNIT / facts.mapped.max(seen) };
-        for (i, s) in frame.iter().enumerate() {
-            let share = self.share(*s);
-            share.pss += pss;
-            share.outside += u64::from(outside);
             if alone && i == 0 {
-                share.own += 1;
+                share.own += frames;
             } else {
-                share.by.add(mechanism, 1);
+                share.by.add(mechanism, frames);
             }
         }
-        let template = self.template.is_some()
+        let template = ground.template.is_some()
             && matches!(mechanism, Mechanism::File | Mechanism::Shmem)
-            && frame.iter().any(|s| self.regions[s.region() as usize].file == self.template);
-        self.enter(outside, template, mechanism);
-    }
-
-    fn share(&mut self, s: Sighting) -> &mut Share {
-        &mut self.out.regions[s.region() as usize]
-    }
-
-    fn enter(&mut self, outside: bool, template: bool, mechanism: Mechanism) {
-        let same = *self.last.vms == *self.vms
-            && self.last.outside == outside
-            && self.last.template == template;
-        if !same {
-            self.flush();
-            self.last = Sharers { vms: self.vms.as_slice().into(), outside, template };
-        }
-        self.pending.add(mechanism, 1);
-    }
-
-    fn flush(&mut self) {
-        let pending = std::mem::take(&mut self.pending);
-        if pending != ByMechanism::default() {
-            self.out.groups.entry(self.last.clone()).or_default().merge(&pending);
-        }
+            && pages.iter().any(|&r| ground.regions[r].file == ground.template);
+        let sharers = Sharers { vms: vms.into(), outside, template };
+        self.out.groups.entry(sharers).or_default().add(mechanism, frames);
     }
 }
 
@@ -230,11 +283,11 @@ pub enum Verdict {
 }
 
 /// Judges one frame by all of its sightings.
-pub fn judge(frame: &[Sighting], facts: FrameFacts, regions: &[Region]) -> Verdict {
+pub fn judge(frame: &[Sighting], facts: FrameFacts, places: &Places) -> Verdict {
     if facts.flags.is_zero_page() {
         return Verdict::Zero;
     }
-    let seen = frame.len() as u64;
+    let seen = places.pages(frame);
     let kernels = facts.mapped == 0 && !facts.flags.is_anon();
     // The count of a large folio can be an average, which contradicts nothing.
     if seen > facts.mapped && !kernels && !facts.flags.is_large() {
@@ -244,7 +297,7 @@ pub fn judge(frame: &[Sighting], facts: FrameFacts, regions: &[Region]) -> Verdi
         Mechanism::Ksm
     } else if facts.flags.is_anon() {
         Mechanism::Fork
-    } else if frame.iter().any(|s| !regions[s.region() as usize].shared) {
+    } else if places.any_private(frame) {
         Mechanism::File
     } else {
         Mechanism::Shmem
@@ -255,7 +308,7 @@ pub fn judge(frame: &[Sighting], facts: FrameFacts, regions: &[Region]) -> Verdi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::kpageflags::PageFlags;
+    use crate::analyze::fold::fold;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -266,19 +319,22 @@ mod tests {
     struct Table(BTreeMap<u64, (u64, u64)>);
 
     impl Frames for Table {
-        fn facts(&self, pfns: &[Pfn], out: &mut Vec<FrameFacts>) -> io::Result<()> {
+        fn counts(&self, pfns: &[Pfn], out: &mut Vec<u64>) -> io::Result<()> {
             out.clear();
-            out.extend(pfns.iter().map(|pfn| {
-                let (mapped, flags) = self.0[&pfn.0];
-                FrameFacts { mapped, flags: PageFlags(flags) }
-            }));
+            out.extend(pfns.iter().map(|pfn| self.0[&pfn.0].0));
+            Ok(())
+        }
+
+        fn flags(&self, pfns: &[Pfn], out: &mut Vec<PageFlags>) -> io::Result<()> {
+            out.clear();
+            out.extend(pfns.iter().map(|pfn| PageFlags(self.0[&pfn.0].1)));
             Ok(())
         }
     }
 
     fn region(vm: u32, file: Option<u64>, shared: bool) -> Region {
         let file = file.map(|inode| FileId { device: 1, inode });
-        Region { vm, file, shared, name: String::new() }
+        Region { vm, file, shared, may_be_merged: true, name: String::new() }
     }
 
     fn run(
@@ -287,11 +343,19 @@ mod tests {
         table: &[(u64, (u64, u64))],
         template: Option<FileId>,
     ) -> FrameTally {
-        let mut s: Vec<Sighting> =
-            seen.iter().map(|&(pfn, region)| Sighting::new(Pfn(pfn), region)).collect();
-        s.push(Sighting::WITHDRAWN);
         let table = Table(table.iter().copied().collect());
-        tally(&mut s, regions, template, &table).unwrap()
+        let file = |pfn: &u64| table.0[pfn].1 & (ANON | ZERO) == 0;
+        let mut parts: Vec<Vec<Sighting>> = vec![vec![Sighting::WITHDRAWN], Vec::new()];
+        for vm in 0..regions.len() {
+            let of_vm = seen.iter().filter(|(_, r)| *r as usize == vm);
+            parts.push(of_vm.map(|(p, r)| Sighting::new(Pfn(*p), *r, file(p))).collect());
+        }
+        let mut places = Places::new(regions);
+        let folded = fold(parts, &mut places);
+        let ground = Ground { regions, places: &places, template };
+        let (tally, sorted) = tally(folded, ground, &table).unwrap();
+        assert!(sorted.iter().flatten().is_sorted_by_key(|s| s.pfn()));
+        tally
     }
 
     fn group(vms: &[u32], outside: bool) -> Sharers {
@@ -304,7 +368,7 @@ mod tests {
         let t = run(
             &[(1, 0), (1, 2), (2, 0), (2, 2), (3, 1), (3, 2), (4, 1), (5, 0), (5, 2)],
             &regions,
-            &[(1, (2, KSM)), (2, (2, ANON)), (3, (2, 0)), (4, (2, 0)), (5, (900, ZERO))],
+            &[(1, (2, KSM)), (2, (2, ANON)), (3, (2, 0)), (4, (2, 0)), (5, (0, ZERO))],
             None,
         );
         let both = t.groups[&group(&[0, 1], false)];

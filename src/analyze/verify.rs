@@ -70,7 +70,7 @@ impl Second {
     }
 }
 
-/// Reads the sample of a task again, and one in 64 of its sightings.
+/// Reads the sample of a task again, and one in 256 of its sightings.
 pub fn sample(found: &Found, source: &dyn PageSource) -> io::Result<Second> {
     let mut second = Second::default();
     if let Some(sample) = &found.sample {
@@ -85,7 +85,7 @@ pub fn sample(found: &Found, source: &dyn PageSource) -> io::Result<Second> {
     let mut again = Vec::new();
     for (i, run) in found.runs.iter().enumerate() {
         let len = run.len as usize;
-        let chosen = if len >= 64 { len / 64 } else { usize::from(i % 64 == 0) };
+        let chosen = if len >= 256 { len / 256 } else { usize::from(i % 256 == 0) };
         if chosen > 0 {
             again.resize(chosen, Entry(0));
             let got = source.facts(run.start, &mut again)?;
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_page_is_stable_on_its_frame_alone() {
-        let seen = Sighting::new(Pfn(5), 0);
+        let seen = Sighting::new(Pfn(5), 0, false);
         let mut second = Second::default();
         assert!(second_look(seen, Entry::present(Pfn(5), false, false), &mut second));
         assert!(second_look(seen, Entry::present(Pfn(5), true, false), &mut second));

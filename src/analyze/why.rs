@@ -1,5 +1,6 @@
 //! Why pages that could be shared are not, by region and by page, and what to change.
 
+pub use super::cause::Cause;
 use super::content::{self, Compared, Contents, Seen};
 use super::scan::{Scan, ScanError};
 use crate::abi::kpageflags::PageFlags;
@@ -7,126 +8,11 @@ use crate::abi::ksm::{Ksm, Run};
 use crate::abi::node::Nodes;
 use crate::abi::vma::Vma;
 use crate::base::{PageRange, Pfn};
-use crate::source::Vm;
 use crate::source::host::{FrameFacts, Frames};
+use crate::source::{Fate, Vm};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
-
-/// What keeps a page from being shared. In the order in which they are looked for: what can never
-/// merge before what has not merged yet.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Cause {
-    /// A page of hugetlb: the kernel never merges those.
-    Hugetlb,
-    /// Mapped `MAP_SHARED`: KSM merges private anonymous memory only.
-    MappedShared,
-    /// A page of a file, not written since it was mapped: KSM merges anonymous memory only.
-    FilePage,
-    /// Nobody has declared the memory mergeable.
-    NotMergeable,
-    /// The content changed while it was looked at.
-    Volatile,
-    /// The kernel has no KSM.
-    KsmAbsent,
-    /// KSM does not run.
-    KsmOff,
-    /// Its content is zero, and KSM keeps zeros like any other content.
-    Zeros,
-    /// On different NUMA nodes, which KSM was told not to merge across.
-    OtherNode,
-    /// The content is merged already, on as many frames as `max_page_sharing` makes necessary.
-    MaxPageSharing,
-    /// Part of a transparent huge page, which KSM has to split first.
-    HugePage,
-    /// KSM runs and has not come round to it.
-    StillScanning,
-}
-
-impl Cause {
-    /// Its name in JSON and tables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Hugetlb => "hugetlb",
-            Self::MappedShared => "mapped-shared",
-            Self::FilePage => "file-page",
-            Self::NotMergeable => "not-mergeable",
-            Self::Volatile => "volatile",
-            Self::KsmAbsent => "ksm-absent",
-            Self::KsmOff => "ksm-off",
-            Self::Zeros => "zeros",
-            Self::OtherNode => "other-node",
-            Self::MaxPageSharing => "max-page-sharing",
-            Self::HugePage => "huge-page",
-            Self::StillScanning => "still-scanning",
-        }
-    }
-
-    /// What it means, in a sentence.
-    pub const fn meaning(self) -> &'static str {
-        match self {
-            Self::Hugetlb => "hugetlb pages are never merged",
-            Self::MappedShared => {
-                "mapped MAP_SHARED (a memfd, a tmpfs file): KSM merges private anonymous memory only, and does nothing here"
-            }
-            Self::FilePage => "page of a file not written since: KSM merges anonymous memory only",
-            Self::NotMergeable => {
-                "nobody declared the memory MERGEABLE, so KSM does not look at it"
-            }
-            Self::Volatile => "the content changed while it was looked at",
-            Self::KsmAbsent => "this kernel has no KSM (CONFIG_KSM)",
-            Self::KsmOff => "the memory is mergeable, but KSM does not run",
-            Self::Zeros => "pages of zeros, which KSM merges like any other content",
-            Self::OtherNode => {
-                "the equal pages are on different NUMA nodes and merge_across_nodes is 0"
-            }
-            Self::MaxPageSharing => {
-                "merged already; max_page_sharing makes further frames necessary"
-            }
-            Self::HugePage => {
-                "part of a transparent huge page, which must be split before it merges"
-            }
-            Self::StillScanning => {
-                "KSM runs and has not come round to it, or passes it over for now"
-            }
-        }
-    }
-
-    /// What to change.
-    pub const fn advice(self) -> &'static str {
-        match self {
-            Self::Hugetlb => {
-                "use 4 KiB pages for guests that should merge, or share a template file"
-            }
-            Self::MappedShared => {
-                "where no vhost-user or fd handover needs it, use private memory (QEMU: memory-backend-ram, or share=off; Cloud Hypervisor: shared=off), or start clones from one template file"
-            }
-            Self::FilePage => "map the same file in both, so that the page cache is shared",
-            Self::NotMergeable => {
-                "QEMU: -machine mem-merge=on; Cloud Hypervisor: mergeable=on; any program: prctl(PR_SET_MEMORY_MERGE) or MemoryKSM=yes in its systemd unit"
-            }
-            Self::Volatile => "nothing: memory that changes this fast does not stay merged",
-            Self::KsmAbsent => "use a kernel with CONFIG_KSM=y",
-            Self::KsmOff => "echo 1 > /sys/kernel/mm/ksm/run (or start ksmtuned)",
-            Self::Zeros => {
-                "echo 1 > /sys/kernel/mm/ksm/use_zero_pages, or give free memory back (balloon, free page reporting)"
-            }
-            Self::OtherNode => {
-                "echo 1 > /sys/kernel/mm/ksm/merge_across_nodes (needs run=2 first), or put the VMs on one node"
-            }
-            Self::MaxPageSharing => {
-                "raise /sys/kernel/mm/ksm/max_page_sharing (needs run=2 first); the gain is small"
-            }
-            Self::HugePage => {
-                "wait for KSM to split it, or use huge pages less there: madvise(MADV_NOHUGEPAGE), transparent_hugepage/enabled=never"
-            }
-            Self::StillScanning => {
-                "wait for two full scans, or raise /sys/kernel/mm/ksm/pages_to_scan; see 'memscan ksm'"
-            }
-        }
-    }
-}
 
 /// Everything `why` has to say.
 #[derive(Clone, Debug, Serialize)]
@@ -218,7 +104,7 @@ pub struct Double {
     pub vm: String,
     /// The file.
     pub file: String,
-    /// Pages that are both in the file and copied above it.
+    /// Pages of zeros in the file, made there only because the copy above them was.
     pub pages: u64,
     /// What to change.
     pub advice: &'static str,
@@ -266,10 +152,10 @@ pub fn why(
 
 fn flagged(vms: &[Vm]) -> Result<Vec<Vec<Vma>>, ScanError> {
     vms.iter()
-        .map(|vm| {
-            vm.source
-                .blocks_with_flags()
-                .map_err(|source| ScanError::PageTable { vm: vm.name.clone(), source })
+        .map(|vm| match vm.source.blocks_with_flags() {
+            // of one that has ended nothing can be read any more; the others are still told of
+            Err(_) if vm.source.fate() != Fate::Alive => Ok(vm.source.blocks().to_vec()),
+            result => result.map_err(|source| ScanError::PageTable { vm: vm.name.clone(), source }),
         })
         .collect()
 }
@@ -552,6 +438,10 @@ const DOUBLE_ADVICE: &str = "the file's own pages are never read again: map it s
 
 /// Private copies above pages of memory files. A file that several VMs of the scan map is a
 /// template, and its copies are what they are for.
+///
+/// A write to a hole of a file that is mapped privately makes two pages: one of zeros in the file,
+/// and its copy (`mm/memory.c`, `do_cow_fault`; `mm/shmem.c`, `shmem_fault`). A page of the file that
+/// has content was there before, for others too: that is what a template is.
 fn double(vms: &[Vm], blocks: &[Vec<Vma>]) -> Result<Vec<Double>, ScanError> {
     let mut mapped_by: HashMap<_, HashSet<usize>> = HashMap::new();
     for (i, block) in blocks.iter().enumerate().flat_map(|(i, b)| b.iter().map(move |b| (i, b))) {
@@ -582,10 +472,11 @@ fn double(vms: &[Vm], blocks: &[Vec<Vma>]) -> Result<Vec<Double>, ScanError> {
         .collect())
 }
 
-/// Pages of a private mapping that are copied and whose original is still in memory.
+/// Pages of a private mapping that are copied and whose original is still in memory, and zero.
 fn copies_above_cache(vm: &Vm, block: &Vma) -> Result<u64, ScanError> {
     use crate::abi::pagemap::Entry;
-    let mut pages = 0;
+    const AT_ONCE: usize = 64;
+    let (mut pages, mut bytes) = (0, vec![0; AT_ONCE * 4096]);
     for piece in block.pages.pieces(1 << 16) {
         let Some(cached) = vm.source.cached(block, piece) else { return Ok(0) };
         let mut entries = vec![Entry(0); cached.len()];
@@ -594,8 +485,16 @@ fn copies_above_cache(vm: &Vm, block: &Vma) -> Result<u64, ScanError> {
             .facts(piece.start, &mut entries)
             .map_err(|source| ScanError::PageTable { vm: vm.name.clone(), source })?;
         let copied = |e: &Entry| e.is_present() && !e.is_file();
-        pages +=
-            entries[..got].iter().zip(&cached).filter(|(e, c)| copied(e) && **c).count() as u64;
+        let doubled: Vec<u64> = (piece.start..)
+            .zip(entries[..got].iter().zip(&cached))
+            .filter_map(|(page, (e, c))| (copied(e) && *c).then_some(page))
+            .collect();
+        for run in doubled.chunk_by(|a, b| a + 1 == *b).flat_map(|run| run.chunks(AT_ONCE)) {
+            let want = &mut bytes[..run.len() * 4096];
+            let got = vm.source.file_content(block, run[0], want).unwrap_or(0);
+            let zero = |page: &&[u8]| page.iter().all(|&byte| byte == 0);
+            pages += want[..got].chunks_exact(4096).filter(zero).count() as u64;
+        }
     }
     Ok(pages)
 }

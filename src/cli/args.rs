@@ -87,6 +87,8 @@ pub struct ScanArgs {
         value_name = "N",
         default_value_t = 0,
         env = "PAGEHERD_THREADS",
+        hide_env_values = true,
+        value_parser = threads,
         help_heading = "Scan"
     )]
     pub threads: usize,
@@ -103,6 +105,14 @@ pub struct ScanArgs {
     /// Leave remarks on standard error out
     #[arg(short, long, help_heading = "Scan")]
     pub quiet: bool,
+}
+
+/// Most threads that can be asked for; more would only wait for one another.
+const MOST_THREADS: usize = 1024;
+
+fn threads(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|&n| n <= MOST_THREADS);
+    number.ok_or_else(|| format!("write a number from 0 to {MOST_THREADS}"))
 }
 
 impl ScanArgs {
@@ -124,8 +134,8 @@ impl ScanArgs {
 /// What to look at.
 #[derive(Args, Clone, Debug, Default)]
 pub struct TargetArgs {
-    /// What to look at: [NAME=]pid:N, comm:PATTERN, cgroup:PATH or image:PATH; without any, every
-    /// VMM on the host, or else the largest processes
+    /// What to look at: [NAME=]pid:N, comm:GLOB, cgroup:PATH or image:PATH; without any, every VMM
+    /// on the host, or else the largest processes
     #[arg(value_name = "TARGET")]
     pub targets: Vec<Target>,
 }

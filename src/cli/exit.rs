@@ -8,6 +8,7 @@ use crate::source::resolve::ResolveError;
 use crate::sys::ksm::KsmUnknown;
 use crate::sys::process::ProcessError;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Exit codes of every command.
@@ -25,8 +26,8 @@ pub enum Exit {
     Usage = 64,
     /// A file that was read is damaged, or of another kind.
     Data = 65,
-    /// A target does not exist, or has no memory: no such process, a zombie, a kernel thread, a
-    /// pattern that matches nothing.
+    /// A target or a file that was named does not exist, or a target has no memory: no such process,
+    /// a zombie, a kernel thread, a pattern that matches nothing.
     NoTarget = 66,
     /// The kernel lacks what is needed.
     Unavailable = 69,
@@ -51,7 +52,7 @@ impl Exit {
         (Self::Data, "A file that was read is damaged, or of another kind."),
         (
             Self::NoTarget,
-            "A target does not exist or has no memory: no such process, a zombie, a kernel thread, a pattern that matches nothing.",
+            "A target or a file that was named does not exist, or a target has no memory: no such process, a zombie, a kernel thread, a pattern that matches nothing.",
         ),
         (Self::Unavailable, "The kernel lacks what is needed; the message names its option."),
         (Self::Bug, "The command itself is at fault: please report it."),
@@ -115,14 +116,38 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if cause.is::<ScanFileError>() {
         return Some(Exit::Data);
     }
+    if cause.is::<CannotWrite>() {
+        return Some(Exit::Io);
+    }
     if cause.is::<Misuse>() {
         return Some(Exit::Usage);
+    }
+    if let Some(ImageError::NoImage { .. }) = cause.downcast_ref::<ImageError>() {
+        return Some(Exit::NoTarget); // --template; a target's is in ResolveError
     }
     cause.downcast_ref::<io::Error>().map(|e| match e.kind() {
         io::ErrorKind::PermissionDenied => Exit::NotPermitted,
         io::ErrorKind::NotFound => Exit::NoTarget,
         _ => Exit::Io,
     })
+}
+
+/// A file or standard output that takes no more, whatever the reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} cannot be written")]
+pub struct CannotWrite {
+    name: String,
+    #[source]
+    source: io::Error,
+}
+
+impl CannotWrite {
+    /// For the file `path`; `-` is standard output.
+    pub fn new(path: &Path, source: io::Error) -> Self {
+        let stdout = path == Path::new("-");
+        let name = if stdout { "standard output".into() } else { path.display().to_string() };
+        Self { name, source }
+    }
 }
 
 /// A command line that can be parsed and still makes no sense.
@@ -161,7 +186,6 @@ pub fn message(name: &str, error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anyhow::Context;
 
     #[test]
     fn every_code_is_in_the_manual_once() {
@@ -177,8 +201,8 @@ mod tests {
         assert_eq!(code_of(&error), Exit::NoTarget);
         assert_eq!(message("memscan", &error), "memscan: while looking: there is no process 7");
         let full =
-            Err::<(), _>(io::Error::from(io::ErrorKind::StorageFull)).context("standard output");
-        assert_eq!(code_of(&full.unwrap_err()), Exit::Io);
+            CannotWrite::new(Path::new("-"), io::Error::from(io::ErrorKind::PermissionDenied));
+        assert_eq!(code_of(&full.into()), Exit::Io);
         assert_eq!(code_of(&anyhow::anyhow!("?")), Exit::Failure);
         assert_eq!(code_of(&Misuse("x".into()).into()), Exit::Usage);
     }

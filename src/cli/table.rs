@@ -31,33 +31,47 @@ pub fn render<R>(columns: &[Column<R>], rows: &[R], args: &TableArgs) -> Result<
         return Ok(columns.iter().map(|c| format!("{:width$}  {}\n", c.name, c.help)).collect());
     }
     let chosen = choose(columns, args.output.as_deref())?;
+    let head = chosen.iter().map(|c| c.name.to_owned()).collect();
+    let cells = rows.iter().map(|row| chosen.iter().map(|c| (c.cell)(row, args.bytes)).collect());
+    let right: Vec<bool> = chosen.iter().map(|c| c.right).collect();
+    let bold = args.color.on_stdout();
+    Ok(draw((!args.noheadings).then_some(head), cells, |i| right[i], bold))
+}
+
+/// Cells in aligned columns, numbers to the right where `right` says so; the heading, if there is
+/// one, bold where asked for.
+pub fn draw(
+    head: Option<Vec<String>>,
+    rows: impl IntoIterator<Item = Vec<String>>,
+    right: impl Fn(usize) -> bool,
+    bold: bool,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    if !args.noheadings {
-        table.set_header(chosen.iter().map(|c| c.name));
+    let bold = bold && head.is_some();
+    if let Some(head) = head {
+        table.set_header(head);
     }
-    for row in rows {
-        table.add_row(chosen.iter().map(|c| (c.cell)(row, args.bytes)));
-    }
-    for (i, column) in chosen.iter().enumerate() {
-        if let Some(drawn) = table.column_mut(i) {
-            drawn.set_padding((0, 2));
-            if column.right {
-                drawn.set_cell_alignment(CellAlignment::Right);
-            }
+    rows.into_iter().for_each(|row| {
+        table.add_row(row);
+    });
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if right(i) {
+            column.set_cell_alignment(CellAlignment::Right);
         }
     }
     let mut text = String::new();
     for (i, line) in table.lines().enumerate() {
         let line = line.trim_end();
-        if i == 0 && !args.noheadings && args.color.on_stdout() {
+        if i == 0 && bold {
             text.push_str(&format!("\x1b[1m{line}\x1b[0m\n"));
         } else {
             text.push_str(line);
             text.push('\n');
         }
     }
-    Ok(text)
+    text
 }
 
 /// The columns asked for: `A,B` these, `+A` these beside the default ones.

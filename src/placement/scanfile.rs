@@ -210,9 +210,14 @@ pub fn write_end(rows: u64, crc32: u32) -> String {
     format!("#end rows={rows} crc32={crc32:08x}\n")
 }
 
+/// Do these first bytes of a file promise a record?
+pub fn looks_like_one(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC.as_bytes())
+}
+
 /// Reads a whole record.
 pub fn parse(bytes: &[u8]) -> Result<(Header, Vec<Row>), ScanFileError> {
-    if !bytes.starts_with(MAGIC.as_bytes()) {
+    if !looks_like_one(bytes) {
         return Err(ScanFileError::Foreign);
     }
     let end = last_line(bytes).ok_or(ScanFileError::Truncated)?;

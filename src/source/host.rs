@@ -19,9 +19,26 @@ pub struct FrameFacts {
 }
 
 /// Who tells about frames: the kernel, or a table in a test.
+///
+/// Frames are sorted and distinct wherever they are asked for, and answered in their order.
 pub trait Frames: Send + Sync {
-    /// The facts of `pfns`, which are sorted and distinct, in their order.
-    fn facts(&self, pfns: &[Pfn], out: &mut Vec<FrameFacts>) -> io::Result<()>;
+    /// How often each frame is mapped, by everyone.
+    fn counts(&self, pfns: &[Pfn], out: &mut Vec<u64>) -> io::Result<()>;
+
+    /// What each frame is. Asked for only where the count and the page table leave it open: it
+    /// costs as much as the count.
+    fn flags(&self, pfns: &[Pfn], out: &mut Vec<PageFlags>) -> io::Result<()>;
+
+    /// Both.
+    fn facts(&self, pfns: &[Pfn], out: &mut Vec<FrameFacts>) -> io::Result<()> {
+        let (mut counts, mut flags) = (Vec::new(), Vec::new());
+        self.counts(pfns, &mut counts)?;
+        self.flags(pfns, &mut flags)?;
+        out.clear();
+        let both = counts.iter().zip(&flags);
+        out.extend(both.map(|(&mapped, &flags)| FrameFacts { mapped, flags }));
+        Ok(())
+    }
 }
 
 /// A frame without a page behind it.
@@ -44,7 +61,7 @@ pub enum HostError {
     NoPfns(#[from] caps::NoPfns),
     /// `/proc/kpagecount` or `/proc/kpageflags` cannot be opened.
     #[error(
-        "{file} cannot be opened: it needs root (CAP_SYS_ADMIN or ownership) and CONFIG_PROC_PAGE_MONITOR"
+        "{file} cannot be opened: run as root, or with the capability CAP_DAC_READ_SEARCH; the kernel needs CONFIG_PROC_PAGE_MONITOR"
     )]
     NoFrames {
         /// The file.
@@ -84,17 +101,15 @@ pub fn nodes() -> Option<Nodes> {
 }
 
 impl Frames for Host {
-    fn facts(&self, pfns: &[Pfn], out: &mut Vec<FrameFacts>) -> io::Result<()> {
-        let (mut counts, mut flags) = (Vec::new(), Vec::new());
-        self.counts.read(pfns, 0, &mut counts)?;
-        self.flags.read(pfns, NOPAGE, &mut flags)?;
+    fn counts(&self, pfns: &[Pfn], out: &mut Vec<u64>) -> io::Result<()> {
+        self.counts.read(pfns, 0, out)
+    }
+
+    fn flags(&self, pfns: &[Pfn], out: &mut Vec<PageFlags>) -> io::Result<()> {
+        let mut words = Vec::new();
+        self.flags.read(pfns, NOPAGE, &mut words)?;
         out.clear();
-        out.extend(
-            counts
-                .iter()
-                .zip(&flags)
-                .map(|(&mapped, &flags)| FrameFacts { mapped, flags: PageFlags(flags) }),
-        );
+        out.extend(words.into_iter().map(PageFlags));
         Ok(())
     }
 }

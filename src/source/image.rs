@@ -53,6 +53,9 @@ pub enum ImageError {
 pub fn file_id(path: &Path) -> Result<FileId, ImageError> {
     let failed = |source| ImageError::Io { path: path.to_owned(), source };
     let meta = std::fs::metadata(path).map_err(failed)?;
+    if !meta.is_file() {
+        return Err(ImageError::NoImage { path: path.to_owned(), what: "no regular file" });
+    }
     Ok(id_of(&meta))
 }
 
@@ -124,9 +127,17 @@ impl PageSource for ImageSource {
         cache::resident(&self.file, in_file).ok()
     }
 
+    fn file_content(&self, _block: &Vma, page: u64, out: &mut [u8]) -> io::Result<usize> {
+        self.content(page, out)
+    }
+
     fn blocks_with_flags(&self) -> io::Result<Vec<Vma>> {
         let flags = Some(VmaFlags::default());
         Ok(self.blocks.iter().map(|block| Vma { flags, ..block.clone() }).collect())
+    }
+
+    fn may_be_merged(&self) -> bool {
+        false
     }
 
     fn fate(&self) -> Fate {

@@ -44,8 +44,17 @@ pub trait PageSource: Send + Sync + fmt::Debug {
     /// the page cache? `None` where there is no file, or it cannot be opened.
     fn cached(&self, block: &Vma, pages: PageRange) -> Option<Vec<bool>>;
 
+    /// Copies what the file behind `block` holds at `page` and after it, from pages that
+    /// [`Self::cached`] has just shown to be in the page cache; returns how many bytes there were.
+    fn file_content(&self, block: &Vma, page: u64, out: &mut [u8]) -> io::Result<usize>;
+
     /// The blocks with the flags that only smaps tells.
     fn blocks_with_flags(&self) -> io::Result<Vec<Vma>>;
+
+    /// Can KSM have merged any of it? `false` only where the kernel says that no mapping of the
+    /// process is mergeable (`ksm_stat`, `ksm_mergeable`): a merged page never outlives that, since
+    /// `MADV_UNMERGEABLE` and its like break every merge first, and a fork inherits both.
+    fn may_be_merged(&self) -> bool;
 
     /// What became of it since it was opened.
     fn fate(&self) -> Fate;

@@ -3,10 +3,11 @@
 use super::{Fate, PageSource};
 use crate::abi::pagemap::Entry;
 use crate::abi::vma::Vma;
-use crate::base::PageRange;
+use crate::base::{PAGE_SIZE, PageRange};
 use crate::sys::cache;
 use crate::sys::process::{Memory, Process, ProcessError};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 /// An address space this many times larger than what is resident is asked for its populated ranges
@@ -75,12 +76,26 @@ impl PageSource for ProcessSource {
         cache::resident(&file, in_file).ok()
     }
 
+    fn file_content(&self, block: &Vma, page: u64, out: &mut [u8]) -> io::Result<usize> {
+        let file = self.process.mapped_file(block)?;
+        file.read_at(out, block.page_in_file(page) * PAGE_SIZE)
+    }
+
     fn blocks_with_flags(&self) -> io::Result<Vec<Vma>> {
         let all = self.process.smaps().map_err(|e| match e {
             ProcessError::Io { source, .. } => source,
+            ProcessError::NoSuch { .. } => io::Error::new(io::ErrorKind::NotFound, e),
             other => io::Error::other(other),
         })?;
+        if all.is_empty() && !self.blocks.is_empty() {
+            // smaps of a process that has ended, or has mapped other memory since, is no error
+            return Err(io::Error::new(io::ErrorKind::NotFound, "it has ended"));
+        }
         Ok(self.blocks.iter().map(|block| with_flags(block, &all)).collect())
+    }
+
+    fn may_be_merged(&self) -> bool {
+        self.process.ksm_stat().and_then(|stat| stat.mergeable) != Some(false)
     }
 
     fn fate(&self) -> Fate {

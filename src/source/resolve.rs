@@ -98,20 +98,34 @@ pub enum ResolveError {
 /// Opens what the targets name; where there are none, every VMM of the host, or else its largest
 /// processes. `pagemap_scan` says whether the kernel has that call.
 pub fn resolve(targets: &[Target], pagemap_scan: bool) -> Result<Resolved, ResolveError> {
-    let mut all = Resolver { pagemap_scan, vms: Vec::new(), notes: Vec::new() };
+    let mut all = Resolver {
+        pagemap_scan,
+        ram_only: targets.is_empty(),
+        vms: Vec::new(),
+        own_name: Vec::new(),
+        notes: Vec::new(),
+    };
     if targets.is_empty() {
         all.whole_host()?;
     }
     for target in targets {
         all.add(target)?;
     }
+    if all.vms.is_empty() {
+        return Err(ResolveError::Nobody); // they all ended while they were looked up
+    }
+    all.tell_apart();
     all.refuse_doubles()?;
     Ok(Resolved { vms: all.vms, notes: all.notes })
 }
 
 struct Resolver {
     pagemap_scan: bool,
+    /// A VMM that holds no guest is passed over: nobody named it.
+    ram_only: bool,
     vms: Vec<Vm>,
+    /// By VM: its name is its holder's own, not the user's.
+    own_name: Vec<bool>,
     notes: Vec<String>,
 }
 
@@ -127,15 +141,16 @@ impl Resolver {
                     .into_iter()
                     .filter(|&pid| process::comm(pid).is_some_and(|comm| glob.is_match(comm)));
                 let hint = "; the name is that of /proc/PID/comm, at most 15 characters";
-                self.add_each(found, name, &target.to_string(), hint)
+                self.add_each(found, name.as_deref(), &target.to_string(), hint)
             }
             TargetKind::Cgroup(path) => {
                 let pids = cgroup_pids(path)?;
-                self.add_each(pids, name, &target.to_string(), "")
+                self.add_each(pids, name.as_deref(), &target.to_string(), "")
             }
             TargetKind::Image(path) => {
                 let source = ImageSource::open(path)?;
                 let file_name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+                self.own_name.push(false);
                 self.vms.push(Vm {
                     name: name.unwrap_or_else(|| as_name(&file_name.unwrap_or_default())),
                     pid: None,
@@ -153,7 +168,7 @@ impl Resolver {
     fn add_each(
         &mut self,
         pids: impl IntoIterator<Item = i32>,
-        name: Option<String>,
+        name: Option<&str>,
         target: &str,
         hint: &'static str,
     ) -> Result<(), ResolveError> {
@@ -164,8 +179,8 @@ impl Resolver {
         }
         let alone = found.len() == 1;
         for process in found {
-            let name = name.as_ref().map(|name| match alone {
-                true => name.clone(),
+            let name = name.map(|name| match alone {
+                true => name.to_owned(),
                 false => format!("{name}-{}", process.pid()),
             });
             self.push_if_there(process, name)?;
@@ -211,7 +226,12 @@ impl Resolver {
         part: &Part,
     ) -> Result<(), ResolveError> {
         let vmm = vmm::identify(&process.program(), process.comm());
-        let (blocks, what) = self.choose(&process, vmm, part)?;
+        let Some((blocks, what)) = self.choose(&process, vmm, part)? else { return Ok(()) };
+        if blocks.is_empty() {
+            // every process has mappings until it ends
+            return Err(ProcessError::NoSuch { pid: process.pid() }.into());
+        }
+        self.own_name.push(name.is_none());
         let name = name.unwrap_or_else(|| {
             vmm.filter(|&v| v == Vmm::Qemu)
                 .and_then(|_| vmm::guest_name(&process.cmdline()))
@@ -236,7 +256,7 @@ impl Resolver {
         process: &Process,
         vmm: Option<Vmm>,
         part: &Part,
-    ) -> Result<(Vec<Vma>, String), ResolveError> {
+    ) -> Result<Option<(Vec<Vma>, String)>, ResolveError> {
         let (pid, comm) = (process.pid(), process.comm());
         let none = |wanted: String| ResolveError::NoMapping { pid, wanted };
         match (part, vmm) {
@@ -244,15 +264,23 @@ impl Resolver {
                 let ram: Vec<Vma> =
                     process.smaps()?.into_iter().filter(|vma| vmm.is_guest_ram(vma)).collect();
                 if !ram.is_empty() {
-                    return Ok((ram, format!("{comm} guest RAM")));
+                    return Ok(Some((ram, format!("{comm} guest RAM"))));
+                }
+                if self.ram_only {
+                    // libvirt starts a QEMU without a machine to ask what it can
+                    self.notes.push(format!(
+                        "left out: process {pid} ({comm}) is {} and holds no guest",
+                        vmm.name()
+                    ));
+                    return Ok(None);
                 }
                 self.notes.push(format!(
                     "process {pid} ({comm}) looks like {} but no guest RAM was found in it; all of its memory is taken",
                     vmm.name()
                 ));
-                Ok((process.maps()?, comm.to_owned()))
+                Ok(Some((process.maps()?, comm.to_owned())))
             }
-            (Part::Auto | Part::All, _) => Ok((process.maps()?, comm.to_owned())),
+            (Part::Auto | Part::All, _) => Ok(Some((process.maps()?, comm.to_owned()))),
             (Part::Map(pattern), _) => {
                 let glob = glob(pattern)?;
                 let mut maps = process.maps()?;
@@ -261,7 +289,7 @@ impl Resolver {
                 if maps.is_empty() {
                     return Err(none(format!("map={pattern}")));
                 }
-                Ok((maps, format!("{comm} {pattern}")))
+                Ok(Some((maps, format!("{comm} {pattern}"))))
             }
             (Part::Range(range), _) => {
                 let cut: Vec<Vma> =
@@ -270,7 +298,7 @@ impl Resolver {
                     let (a, b) = (range.address(), PageRange::of(range.end, 0).address());
                     return Err(none(format!("range={:x}-{:x}", a.0, b.0)));
                 }
-                Ok((cut, format!("{comm} range")))
+                Ok(Some((cut, format!("{comm} range"))))
             }
         }
     }
@@ -298,24 +326,40 @@ impl Resolver {
         if self.vms.is_empty() { Err(ResolveError::Nobody) } else { Ok(()) }
     }
 
+    /// Guests of one name are told apart by their processes: while a guest moves within a host there
+    /// are two of them. Names that the user gave stay.
+    fn tell_apart(&mut self) {
+        let names: Vec<String> = self.vms.iter().map(|vm| vm.name.clone()).collect();
+        let is_double = |name: &String| names.iter().filter(|&other| other == name).count() > 1;
+        for (vm, name) in self
+            .vms
+            .iter_mut()
+            .zip(&names)
+            .zip(&self.own_name)
+            .filter_map(|(pair, &own)| own.then_some(pair))
+        {
+            if let Some(pid) = vm.pid.filter(|_| is_double(name)) {
+                vm.name = format!("{name}-{pid}");
+            }
+        }
+    }
+
     fn refuse_doubles(&self) -> Result<(), ResolveError> {
         for (i, second) in self.vms.iter().enumerate() {
             for first in &self.vms[..i] {
-                if first.name == second.name {
-                    let target = second.pid.map_or_else(
-                        || second.what.replace("image ", "image:"),
-                        |pid| format!("pid:{pid}"),
-                    );
-                    if first.pid != second.pid || first.pid.is_none() {
-                        return Err(ResolveError::SameName { name: second.name.clone(), target });
-                    }
-                }
                 if let (Some(a), Some(b)) = (first.pid, second.pid)
                     && a == b
                     && overlap(first.source.blocks(), second.source.blocks())
                 {
                     let (first, second) = (first.name.clone(), second.name.clone());
                     return Err(ResolveError::Twice { pid: a, first, second });
+                }
+                if first.name == second.name {
+                    let target = second.pid.map_or_else(
+                        || second.what.replace("image ", "image:"),
+                        |pid| format!("pid:{pid}"),
+                    );
+                    return Err(ResolveError::SameName { name: second.name.clone(), target });
                 }
             }
         }

@@ -18,14 +18,16 @@ pub enum Vmm {
     Crosvm,
 }
 
-/// Which VMM a process is: by the file name of its program, or by its command name (at most 15
-/// bytes, as the kernel cuts it; `-name …,process=X` changes QEMU's).
+/// Which VMM a process is: by the file name of its program (`-name …,process=X` changes QEMU's
+/// command name). By its command name, of which the kernel keeps 15 bytes, only where the program
+/// may not be known: a script that is named like a VMM has its name and the shell's program.
 pub fn identify(program: &str, comm: &str) -> Option<Vmm> {
-    by_name(program).or_else(|| by_name(comm))
+    by_name(if program.is_empty() { comm } else { program })
 }
 
 fn by_name(name: &str) -> Option<Vmm> {
-    match name {
+    // NixOS starts `.qemu-system-x86_64-wrapped`
+    match name.trim_start_matches('.') {
         "kvm" => Some(Vmm::Qemu),
         "firecracker" => Some(Vmm::Firecracker),
         // the second is how the kernel cuts it
@@ -89,14 +91,22 @@ fn memfd(vma: &Vma, name: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(" (deleted)"))
 }
 
-/// The name of the guest on a QEMU command line: `-name web1` or `-name guest=web1,…`.
+/// The name of the guest on a QEMU command line: `-name web1` or `-name guest=web1,…`. Two commas
+/// are one that belongs to a value (util/qemu-option.c, `get_opt_value`).
 pub fn guest_name(cmdline: &[String]) -> Option<String> {
     let at = cmdline.iter().position(|arg| arg == "-name" || arg == "--name")?;
-    let value = cmdline.get(at + 1)?;
-    let first = value.split(',').next()?;
-    let guest = value.split(',').find_map(|part| part.strip_prefix("guest="));
-    let name = guest.unwrap_or(first);
-    (!name.is_empty() && !name.contains('=')).then(|| name.to_owned())
+    let mut parts = vec![String::new()];
+    let mut chars = cmdline.get(at + 1)?.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == ',' && chars.next_if_eq(&',').is_none() {
+            parts.push(String::new());
+        } else {
+            parts.last_mut()?.push(c);
+        }
+    }
+    let guest = parts.iter().find_map(|part| part.strip_prefix("guest="));
+    let name = guest.or_else(|| parts.first().map(String::as_str).filter(|p| !p.contains('=')))?;
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -113,6 +123,8 @@ mod tests {
         assert_eq!(identify("firecracker", ""), Some(Vmm::Firecracker));
         assert_eq!(identify("qemu-img", "qemu-img"), None);
         assert_eq!(identify("bash", "bash"), None);
+        assert_eq!(identify(".qemu-system-x86_64-wrapped", "x"), Some(Vmm::Qemu));
+        assert_eq!(identify("dash", "qemu-system-x86"), None, "a script of that name");
     }
 
     fn vma(name: &str, shared: bool, flags: VmaFlags) -> Vma {
@@ -158,6 +170,8 @@ mod tests {
         assert_eq!(line(&["qemu", "-name", "web1"]), Some("web1".into()));
         assert_eq!(line(&["qemu", "-name", "guest=db,debug-threads=on"]), Some("db".into()));
         assert_eq!(line(&["qemu", "-name", "debug-threads=on"]), None);
+        assert_eq!(line(&["qemu", "-name", "guest=a,,b,process=c"]), Some("a,b".into()));
+        assert_eq!(line(&["qemu", "-name", "process=c,guest=a=b"]), Some("a=b".into()));
         assert_eq!(line(&["qemu", "-m", "1"]), None);
         assert_eq!(line(&["qemu", "-name"]), None);
     }

@@ -12,7 +12,7 @@ use std::io;
 pub enum NoPfns {
     /// The kernel opens pagemap and writes zeros for the frames (since 4.2).
     #[error(
-        "the kernel hides page frame numbers from this process: it needs the capability CAP_SYS_ADMIN in the first user namespace; run it as root, or with 'setpriv --inh-caps +sys_admin --ambient-caps +sys_admin'"
+        "the kernel hides page frame numbers from this process: it needs the capability CAP_SYS_ADMIN in the first user namespace; run it as root, outside of containers"
     )]
     Hidden,
     /// pagemap cannot be opened or read at all.

@@ -21,3 +21,4 @@ pub mod pidfd;
 pub mod process;
 pub mod scan;
 pub mod signal;
+pub mod stdio;

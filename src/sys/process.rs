@@ -57,7 +57,7 @@ pub enum ProcessError {
     },
     /// Looking into it is not allowed.
     #[error(
-        "process {pid} may not be looked into: reading {file} of another's process needs the capability CAP_SYS_PTRACE; run as root"
+        "process {pid} may not be looked into: reading its {file} needs the capability CAP_SYS_PTRACE, which root has unless a container or a security module took it"
     )]
     NotPermitted {
         /// Its number.
@@ -207,10 +207,25 @@ impl Process {
         Ok(Memory(mem))
     }
 
-    /// The file behind a mapping, opened to be looked at, whatever became of its name.
+    /// The file behind a mapping or a part of one, opened to be looked at, whatever became of its
+    /// name.
     pub fn mapped_file(&self, vma: &Vma) -> io::Result<File> {
+        match self.open_map_file(vma.pages) {
+            // The folder knows whole mappings only, and they may have been divided or joined.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let maps = self.maps().map_err(io::Error::other)?;
+                let now = maps.iter().find(|now| {
+                    now.file == vma.file && now.pages.intersect(vma.pages) == vma.pages
+                });
+                self.open_map_file(now.ok_or(e)?.pages)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_map_file(&self, mapping: PageRange) -> io::Result<File> {
         let range =
-            format!("map_files/{:x}-{:x}", vma.pages.address().0, Hva::of_page(vma.pages.end).0);
+            format!("map_files/{:x}-{:x}", mapping.address().0, Hva::of_page(mapping.end).0);
         self.dir.open_relative(range).map_err(|e| match e {
             ProcError::Io(source, _) => source,
             ProcError::PermissionDenied(_) => io::Error::from(io::ErrorKind::PermissionDenied),
@@ -227,9 +242,19 @@ impl Process {
         // An address space that is gone reads as 0 bytes, and page 0 of a living one as an entry.
         let mut entry = [Entry(0)];
         match pagemap::read(&self.pagemap, 0, &mut entry) {
+            Ok(0) if self.is_ending() => Fate::Exited,
             Ok(0) => Fate::Execed,
             _ => Fate::Alive,
         }
+    }
+
+    /// Does it end just now? Its memory goes before the pidfd tells of its end, and of a process of
+    /// many threads long before (`kernel/exit.c`, `do_exit`: PF_EXITING, `exit_mm`, `exit_notify`).
+    fn is_ending(&self) -> bool {
+        self.dir.stat().map_or(true, |stat| {
+            matches!(stat.state, 'Z' | 'X')
+                || StatFlags::from_bits_truncate(stat.flags).contains(StatFlags::PF_EXITING)
+        })
     }
 }
 

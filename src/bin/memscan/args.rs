@@ -1,5 +1,6 @@
 //! What memscan can be asked. Help, manual and completions come from here.
 
+use crate::texts;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pageherd::cli::args::{ScanArgs, TableArgs, TargetArgs};
 use pageherd::cli::size;
@@ -14,21 +15,10 @@ use std::path::PathBuf;
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     max_term_width = 100,
-    after_help = "Without a subcommand memscan shows the summary. It reads the kernel's own tables and changes \
-nothing: no page is brought in, no flag is set. It needs root (CAP_SYS_ADMIN and CAP_SYS_PTRACE).\n\n\
-A TARGET is [NAME=]KIND:VALUE:\n  \
-pid:N            a process; of a known VMM (QEMU, Firecracker, Cloud Hypervisor, crosvm) its guest RAM\n  \
-pid:N,map=GLOB   its mappings whose name in /proc/N/maps matches ('anon' for those without)\n  \
-pid:N,range=A-B  its memory between two hexadecimal addresses\n  \
-pid:N,all        all of its memory, of a VMM too\n  \
-comm:GLOB        every process whose command name matches\n  \
-cgroup:PATH      every process of a control group and of those below it\n  \
-image:PATH       a memory image in a file: its pages in the page cache\n\n\
-Examples:\n  \
-memscan                                     every VMM on this host\n  \
-memscan matrix --svg m.svg comm:qemu-*      who shares with whom, and a picture\n  \
-memscan what-if --leave a a=pid:7 b=pid:8   what if a left\n  \
-memscan why a=pid:7 b=pid:8                 why they do not share more"
+    long_about = texts::MEMSCAN.about,
+    after_help = "A TARGET is [NAME=]pid:N, comm:GLOB, cgroup:PATH or image:PATH. Without a subcommand memscan \
+shows the summary. It needs root and changes nothing; 'memscan --help' tells more.",
+    after_long_help = texts::MEMSCAN.help()
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -40,22 +30,31 @@ pub(crate) struct Cli {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// A row a VM: resident, unique and shared memory by mechanism; footprint and expansion
+    #[command(long_about = texts::SUMMARY.about, after_long_help = texts::SUMMARY.help())]
     Summary(SummaryArgs),
     /// Memory shared by each pair of VMs, and by each set of them
+    #[command(long_about = texts::MATRIX.about, after_long_help = texts::MATRIX.help())]
     Matrix(MatrixArgs),
     /// Forecast what a move costs: growth there, gain here, bytes to send
+    #[command(long_about = texts::WHAT_IF.about, after_long_help = texts::WHAT_IF.help())]
     WhatIf(WhatIfArgs),
     /// Why pages with equal content are not shared, and what to change
+    #[command(long_about = texts::WHY.about, after_long_help = texts::WHY.help())]
     Why(WhyArgs),
     /// KSM's state, settings, progress and profit
+    #[command(long_about = texts::KSM.about, after_long_help = texts::KSM.help())]
     Ksm(KsmArgs),
     /// Each page's facts, as lines for a pipe
+    #[command(long_about = texts::MAP.about, after_long_help = texts::MAP.help())]
     Map(MapArgs),
     /// Record a scan in a file, to compare it later
+    #[command(long_about = texts::RECORD.about, after_long_help = texts::RECORD.help())]
     Record(RecordArgs),
     /// Compare two records: which sharing was lost, and why the footprint grew
+    #[command(long_about = texts::DIFF.about, after_long_help = texts::DIFF.help())]
     Diff(DiffArgs),
     /// Watch sharing over time; a time series at the end
+    #[command(long_about = texts::WATCH.about, after_long_help = texts::WATCH.help())]
     Watch(WatchArgs),
     /// Write the manual pages and completions
     #[command(hide = true)]
@@ -140,8 +139,9 @@ pub(crate) struct WhyArgs {
     /// Print JSON
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) table: PlainTableArgs,
+    /// Sizes in bytes instead of K, M, G
+    #[arg(short, long, help_heading = "Output")]
+    pub(crate) bytes: bool,
     #[command(flatten)]
     pub(crate) scan: ScanArgs,
 }
@@ -214,8 +214,9 @@ pub(crate) struct DiffArgs {
     /// Print JSON
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) table: PlainTableArgs,
+    /// Sizes in bytes instead of K, M, G
+    #[arg(short, long, help_heading = "Output")]
+    pub(crate) bytes: bool,
 }
 
 #[derive(Args, Debug)]
@@ -223,10 +224,10 @@ pub(crate) struct WatchArgs {
     #[command(flatten)]
     pub(crate) targets: TargetArgs,
     /// Seconds between scans
-    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, allow_negative_numbers = true)]
     pub(crate) interval: f64,
     /// End after this many scans; without it, at SIGINT or SIGTERM
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     /// Print a JSON object a scan instead of the view and the series
     #[arg(long, help_heading = "Output")]

@@ -7,6 +7,7 @@ use pageherd::cli::exit::Misuse;
 use pageherd::cli::{Exit, output, size};
 use pageherd::placement::scanfile::{self, Header, Row};
 use std::fmt::Write;
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -22,20 +23,32 @@ pub(crate) fn run(args: &DiffArgs) -> Result<Exit> {
     if args.json {
         output::json(&result)?;
     } else {
-        output::text(&text(&result, args.table.bytes))?;
+        output::text(&text(&result, args.bytes))?;
     }
     Ok(Exit::Ok)
 }
 
 fn read(path: &Path) -> Result<(Header, Vec<Row>)> {
-    let mut bytes = Vec::new();
     if path == Path::new("-") {
-        std::io::stdin().lock().read_to_end(&mut bytes).context("standard input")?;
-    } else {
-        bytes =
-            std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        return parse(std::io::stdin().lock(), "standard input");
     }
-    scanfile::parse(&bytes).with_context(|| path.display().to_string())
+    let name = path.display().to_string();
+    let failed = || format!("{name} cannot be read");
+    if std::fs::metadata(path).with_context(failed)?.is_dir() {
+        bail!(Misuse(format!("{name} is a directory: name a record that 'memscan record' made")));
+    }
+    parse(File::open(path).with_context(failed)?, &name)
+}
+
+/// Reads a record. What does not begin like one is not read to its end, which may never come.
+fn parse(mut from: impl Read, name: &str) -> Result<(Header, Vec<Row>)> {
+    let failed = || format!("{name} cannot be read");
+    let mut bytes = Vec::new();
+    from.by_ref().take(64).read_to_end(&mut bytes).with_context(failed)?;
+    if scanfile::looks_like_one(&bytes) {
+        from.read_to_end(&mut bytes).with_context(failed)?;
+    }
+    scanfile::parse(&bytes).with_context(|| name.to_owned())
 }
 
 fn text(diff: &Diff, bytes: bool) -> String {

@@ -8,14 +8,18 @@ mod generate;
 mod ksm;
 mod map;
 mod matrix;
+mod page;
 mod summary;
+mod texts;
+mod usage;
 mod watch;
 mod whatif;
 mod why;
 
 use args::{Cli, Command};
 use clap::Parser;
-use pageherd::cli::{Exit, exit};
+use pageherd::cli::args::Color;
+use pageherd::cli::{Exit, exit, output};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -26,20 +30,36 @@ fn main() -> ExitCode {
     pageherd::sys::signal::die_quietly_on_closed_pipe();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) => {
-            let _ = e.print();
-            return if e.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
+        Err(e) if e.use_stderr() => {
+            say(&usage::message(&e));
+            return Exit::Usage.into();
         }
+        // --help or --version
+        Err(e) => return end(help(&e).map(|()| Exit::Ok)),
     };
     match std::panic::catch_unwind(|| run(cli)) {
-        Ok(Ok(exit)) => exit.into(),
-        Ok(Err(error)) => {
-            say(&exit::message(NAME, &error));
-            exit::code_of(&error).into()
-        }
+        Ok(result) => end(result),
         Err(_) => {
             say("memscan: this is a bug in memscan: please report it with the lines above");
             Exit::Bug.into()
+        }
+    }
+}
+
+fn help(asked: &clap::Error) -> anyhow::Result<()> {
+    let words = asked.render();
+    output::text(&match Color::Auto.on_stdout() {
+        true => words.ansi().to_string(),
+        false => words.to_string(),
+    })
+}
+
+fn end(result: anyhow::Result<Exit>) -> ExitCode {
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            say(&exit::message(NAME, &error));
+            exit::code_of(&error).into()
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use crate::args::{MapArgs, MapFormat, RecordArgs};
 use crate::common::{self, Scene};
-use anyhow::{Context, Result};
-use pageherd::analyze::pages::{Detail, walk};
+use anyhow::Result;
+use pageherd::analyze::pages::{Detail, WalkError, walk};
 use pageherd::analyze::{Options, Scan};
 use pageherd::base::{Hva, Mechanism, Place};
 use pageherd::cli::Exit;
-use pageherd::cli::exit::Misuse;
+use pageherd::cli::exit::{CannotWrite, Misuse};
 use pageherd::cli::output::Sink;
 use pageherd::placement::map::{self, MapFile, MapHeader, MapRun, MapVm};
 use pageherd::placement::scanfile::{
@@ -17,20 +17,21 @@ use pageherd::source::host;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::io::Write;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) fn run(args: &MapArgs) -> Result<Exit> {
     let format = if args.json { MapFormat::Jsonl } else { args.format };
     let (scene, scan) = look(&args.targets, &args.scan)?;
     let mut sink = Sink::open(&args.output, format == MapFormat::Placement)?;
-    let failed = || format!("{} cannot be written", args.output.display());
     match format {
-        MapFormat::Tsv => tsv(&scene, &scan, args, &mut sink)?,
-        MapFormat::Jsonl => jsonl(&scene, &scan, args, &mut sink)?,
-        MapFormat::Placement => placement(&scene, &scan, &mut sink).with_context(failed)?,
+        MapFormat::Tsv => tsv(&scene, &scan, args, &mut sink),
+        MapFormat::Jsonl => jsonl(&scene, &scan, args, &mut sink),
+        MapFormat::Placement => placement(&scene, &scan, &mut sink),
     }
+    .map_err(|e| about(e, &args.output))?;
     sink.finish()?;
-    Ok(common::exit(&scan))
+    Ok(common::exit_after_reading(&scene, &scan))
 }
 
 pub(crate) fn record(args: &RecordArgs) -> Result<Exit> {
@@ -42,8 +43,8 @@ pub(crate) fn record(args: &RecordArgs) -> Result<Exit> {
         crc.update(text.as_bytes());
         sink.write_all(text.as_bytes())
     };
-    let failed = || format!("{} cannot be written", args.output.display());
-    put(&scanfile::write_header(&header(&scene)?), &mut sink).with_context(failed)?;
+    let failed = |e| CannotWrite::new(&args.output, e);
+    put(&scanfile::write_header(&header(&scene)?), &mut sink).map_err(failed)?;
     let detail = Detail { unique_frames: false, absent: false };
     let mut line = String::new();
     walk(&scene.vms, &scan, &scene.host, detail, &mut |row| {
@@ -51,11 +52,25 @@ pub(crate) fn record(args: &RecordArgs) -> Result<Exit> {
         scanfile::write_row(row, &mut line);
         rows += 1;
         put(&line, &mut sink)
-    })?;
+    })
+    .map_err(|e| about(e.into(), &args.output))?;
     let end = scanfile::write_end(rows, crc.finalize());
-    sink.write_all(end.as_bytes()).with_context(failed)?;
+    sink.write_all(end.as_bytes()).map_err(failed)?;
     sink.finish()?;
-    Ok(common::exit(&scan))
+    Ok(common::exit_after_reading(&scene, &scan))
+}
+
+/// An error with what was being written, where writing is what failed.
+fn about(error: anyhow::Error, output: &Path) -> anyhow::Error {
+    let written = match error.downcast::<WalkError>() {
+        Ok(WalkError::Write(cause)) => cause,
+        Ok(other) => return other.into(),
+        Err(error) => match error.downcast::<std::io::Error>() {
+            Ok(cause) => cause,
+            Err(other) => return other,
+        },
+    };
+    CannotWrite::new(output, written).into()
 }
 
 /// A scan that answers for single pages. Its sightings must all be kept.
@@ -140,7 +155,7 @@ const HEADING: &str = "VM\tADDRESS\tPAGES\tSTATE\tKIND\tPFN\tSHARERS\tBLOCK\tPAG
 
 fn tsv(scene: &Scene, scan: &Scan, args: &MapArgs, sink: &mut Sink) -> Result<()> {
     if !args.noheadings {
-        sink.write_all(HEADING.as_bytes()).context("the heading cannot be written")?;
+        sink.write_all(HEADING.as_bytes())?;
     }
     let detail = Detail { unique_frames: true, absent: args.absent };
     walk(&scene.vms, scan, &scene.host, detail, &mut |row| {
@@ -233,20 +248,23 @@ impl PlacementWriter {
             place,
         };
         let block = &scene.vms[row.vm as usize].source.blocks()[row.block as usize];
-        let in_file = block.file_page + row.page;
+        let in_file = |file| {
+            let page = block.file_page + row.page;
+            match block.shared {
+                true => Place::Local { file, page },
+                false => Place::Template { file, page },
+            }
+        };
         let file = block.file.and_then(|id| self.files.get(&id).copied());
         match (row.state, file, row.pfn) {
-            (PageState::Absent, ..) => vec![whole(Place::Unused)],
             (PageState::Shared(Mechanism::Zero), ..) => vec![whole(Place::Zero)],
-            // A page of a file that was not written since: it is in the file, whoever else maps it.
+            // A page of a file that was not written since is in the file, whoever else maps it; one
+            // that is not in the page table is there too, and not of no interest.
+            (PageState::Absent, Some(file), _) => vec![whole(in_file(file))],
             (PageState::Shared(_) | PageState::Unique, Some(file), _) if row.file => {
-                let page = in_file;
-                vec![whole(if block.shared {
-                    Place::Local { file, page }
-                } else {
-                    Place::Template { file, page }
-                })]
+                vec![whole(in_file(file))]
             }
+            (PageState::Absent, None, _) => vec![whole(Place::Unused)],
             (PageState::Shared(Mechanism::Ksm | Mechanism::Fork), _, Some(pfn)) => {
                 for i in 0..row.pages {
                     let next = self.pool.len() as u64;

@@ -3,9 +3,8 @@
 use crate::args::MatrixArgs;
 use crate::common;
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets};
 use pageherd::analyze::matrix::{Group, Matrix, matrix};
-use pageherd::cli::{Exit, output, size, svg};
+use pageherd::cli::{Exit, output, size, svg, table};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -28,25 +27,12 @@ pub(crate) fn run(args: &MatrixArgs) -> Result<Exit> {
 fn text(matrix: &Matrix, args: &MatrixArgs) -> String {
     let rows = args.by.as_deref().map_or(&matrix.pages, |by| &matrix.by[by]);
     let show = |pages| size::pages(pages, args.table.bytes);
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    if !args.table.noheadings {
-        table.set_header(std::iter::once("NAME").chain(matrix.names.iter().map(String::as_str)));
-    }
-    for (name, row) in matrix.names.iter().zip(rows) {
-        table.add_row(std::iter::once(name.clone()).chain(row.iter().map(|&p| show(p))));
-    }
-    for (i, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
-        if i > 0 {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    let mut out: String = table.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
-    if args.table.color.on_stdout() && !args.table.noheadings {
-        out = out.replacen('\n', "\x1b[0m\n", 1);
-        out.insert_str(0, "\x1b[1m");
-    }
+    let head = std::iter::once("NAME".to_owned()).chain(matrix.names.iter().cloned()).collect();
+    let cells = matrix.names.iter().zip(rows).map(|(name, row)| {
+        std::iter::once(name.clone()).chain(row.iter().map(|&pages| show(pages))).collect()
+    });
+    let head = (!args.table.noheadings).then_some(head);
+    let mut out = table::draw(head, cells, |i| i > 0, args.table.color.on_stdout());
     if !args.table.noheadings {
         let what = args.by.as_deref().map_or_else(
             || "resident memory".to_owned(),

@@ -105,9 +105,11 @@ pub(crate) fn run(args: &WatchArgs) -> Result<Exit> {
     let mut series = Vec::new();
     let mut exit = Exit::Ok;
     let scene = common::open(&args.targets, args.scan.quiet)?;
+    let mut lost = common::Lost::default();
     loop {
         let began = Instant::now();
-        let scan = common::scan(&scene, &args.scan, &args.scan.options())?;
+        let scan = common::scan_quietly(&scene, &args.scan, &args.scan.options())?;
+        lost.tell(&scan);
         let seconds = began.duration_since(started).as_secs_f64();
         let point = Point { seconds: (seconds * 1e3).round() / 1e3, summary: sum_up(&scan) };
         show(&point, args, live)?;
@@ -144,7 +146,7 @@ fn signals() -> Result<std::sync::mpsc::Receiver<()>> {
 
 fn show(point: &Point, args: &WatchArgs, live: bool) -> Result<()> {
     if let Some(path) = &args.prometheus {
-        output::file(path, prometheus(&point.summary).as_bytes())?;
+        output::public_file(path, prometheus(&point.summary).as_bytes())?;
     }
     if args.json {
         let mut line = serde_json::to_string(point)?;

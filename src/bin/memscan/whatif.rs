@@ -3,8 +3,8 @@
 use crate::args::WhatIfArgs;
 use crate::common;
 use anyhow::{Result, bail};
+use pageherd::analyze::Options;
 use pageherd::analyze::whatif::{Forecast, forecast};
-use pageherd::analyze::{Options, Scan};
 use pageherd::cli::exit::Misuse;
 use pageherd::cli::table::{Column, render};
 use pageherd::cli::{Exit, output, size};
@@ -57,8 +57,9 @@ pub(crate) fn run(args: &WhatIfArgs) -> Result<Exit> {
     let template = args.template.as_deref().map(image::file_id).transpose()?;
     let scene = common::open(&args.targets, args.scan.quiet)?;
     let options = Options { template, ..args.scan.options() };
+    let names: Vec<&str> = scene.vms.iter().map(|vm| vm.name.as_str()).collect();
+    let leaving = leaving(&names, &args.leave)?;
     let scan = common::scan(&scene, &args.scan, &options)?;
-    let leaving = leaving(&scan, &args.leave)?;
     let answer = Answer {
         together: forecast(&scan, &leaving),
         alone: leaving.iter().map(|&vm| forecast(&scan, &[vm])).collect(),
@@ -80,14 +81,13 @@ pub(crate) fn run(args: &WhatIfArgs) -> Result<Exit> {
 }
 
 /// The VMs that leave, by position; all where none was named.
-fn leaving(scan: &Scan, names: &[String]) -> Result<Vec<usize>> {
+fn leaving(all: &[&str], names: &[String]) -> Result<Vec<usize>> {
     if names.is_empty() {
-        return Ok((0..scan.vms.len()).collect());
+        return Ok((0..all.len()).collect());
     }
     let mut leaving = Vec::new();
     for name in names {
-        let Some(vm) = scan.vms.iter().position(|vm| vm.name == *name) else {
-            let all: Vec<&str> = scan.vms.iter().map(|vm| vm.name.as_str()).collect();
+        let Some(vm) = all.iter().position(|vm| vm == name) else {
             bail!(Misuse(format!(
                 "--leave {name}: there is no such VM; there are {}",
                 all.join(", ")

@@ -28,9 +28,9 @@ pub(crate) fn run(args: &WhyArgs) -> Result<Exit> {
     if args.json {
         output::json(&answer)?;
     } else {
-        output::text(&text(&answer, args.table.bytes))?;
+        output::text(&text(&answer, args.bytes))?;
     }
-    Ok(common::exit(&scan))
+    Ok(common::exit_after_reading(&scene, &scan))
 }
 
 fn text(why: &Why, bytes: bool) -> String {

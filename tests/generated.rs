@@ -1,0 +1,180 @@
+//! The manual and the completions in the repository are those that the command would write today.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on fails where it stands
+
+mod support;
+
+use pageherd::cli::Exit;
+use std::fs;
+use std::path::Path;
+use support::{memscan, root, run};
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut names: Vec<String> =
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The subcommands, as `--help` lists them.
+fn subcommands() -> Vec<String> {
+    let help = run(&["-h"]);
+    let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let first = |line: &str| line.split_whitespace().next().unwrap().to_owned();
+    list.lines().map(first).filter(|name| name != "help").collect()
+}
+
+fn page(name: &str) -> String {
+    fs::read_to_string(root().join("man").join(format!("{name}.1"))).unwrap()
+}
+
+/// A section of a page, its heading left out.
+fn section<'a>(page: &'a str, title: &str) -> &'a str {
+    let titles = [format!(".SH \"{title}\"\n"), format!(".SH {title}\n")];
+    let found = titles.iter().find_map(|t| page.split_once(t.as_str()));
+    let (_, rest) = found.unwrap_or_else(|| panic!("no section {title} in {page}"));
+    rest.split("\n.SH ").next().unwrap()
+}
+
+/// Text as it stands in a page.
+fn roff(text: &str) -> String {
+    text.replace('-', "\\-").replace('\'', "\\(aq")
+}
+
+#[test]
+fn manual_and_completions_are_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let (man, completions) = (dir.path().join("man"), dir.path().join("completions"));
+    let out = memscan()
+        .args(["generate".as_ref(), man.as_os_str(), completions.as_os_str()])
+        .env("COLUMNS", "41") // as on a narrow terminal
+        .env("PAGEHERD_THREADS", "1")
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", support::words(&out));
+    for (fresh, kept) in [(&man, root().join("man")), (&completions, root().join("completions"))] {
+        assert_eq!(names(fresh), names(&kept), "in {}", kept.display());
+        for name in names(fresh) {
+            let same = fs::read(fresh.join(&name)).unwrap() == fs::read(kept.join(&name)).unwrap();
+            assert!(same, "{name} is stale: run 'memscan generate man completions'");
+        }
+    }
+}
+
+#[test]
+fn every_subcommand_has_a_page_that_teaches() {
+    let all = subcommands();
+    assert_eq!(all.len(), 9, "{all:?}");
+    for name in all.iter().map(|sub| format!("memscan-{sub}")).chain(["memscan".to_owned()]) {
+        let page = page(&name);
+        assert!(page.starts_with(&format!(".TH {} 1 ", name.to_uppercase())), "{name}");
+        for title in ["NAME", "SYNOPSIS", "OPTIONS", "SEE ALSO"] {
+            assert!(section(&page, title).len() > 10, "{name}: {title}");
+        }
+        assert!(section(&page, "EXAMPLES").contains("memscan"), "{name}");
+        let described = section(&page, "DESCRIPTION").split_whitespace().count();
+        assert!(described >= 10, "{name} is described in {described} words");
+        let status = section(&page, "EXIT STATUS");
+        for (exit, meaning) in Exit::TABLE {
+            let code = format!(".TP\n\\fB{}\\fR\n", exit as u8);
+            assert!(status.contains(&code) && status.contains(&roff(meaning)), "{name}: {exit:?}");
+        }
+        for link in section(&page, "SEE ALSO").lines().filter(|l| l.contains("memscan")) {
+            let other = link.split_whitespace().nth(1).unwrap().replace("\\-", "-");
+            assert!(root().join("man").join(format!("{other}.1")).exists(), "{name}: {link}");
+        }
+    }
+    let main = page("memscan");
+    for (title, word) in [
+        ("TARGETS", "cgroup:PATH"),
+        ("ENVIRONMENT", "PAGEHERD_THREADS"),
+        ("ENVIRONMENT", "NO_COLOR"),
+        ("FILES", "/proc/kpagecount"),
+        ("COMMANDS", "memscan\\-what\\-if"),
+    ] {
+        assert!(section(&main, title).contains(word), "{title}: {word}");
+    }
+}
+
+/// No line of a page is taken for a request by accident, and every request is one that we mean.
+#[test]
+fn pages_are_sane_roff() {
+    const KNOWN: [&str; 16] = [
+        ".TH", ".SH", ".TP", ".PP", ".RS", ".RE", ".nf", ".fi", ".br", ".BR", ".ie", ".el", ".IP",
+        ".sp", ".SS", ".in",
+    ];
+    for file in names(&root().join("man")) {
+        let page = fs::read_to_string(root().join("man").join(&file)).unwrap();
+        let open = |request: &str| page.lines().filter(|l| l.starts_with(request)).count();
+        assert_eq!(open(".nf"), open(".fi"), "{file}");
+        assert_eq!(open(".RS"), open(".RE"), "{file}");
+        for line in page.lines() {
+            assert!(!line.starts_with('\''), "{file}: {line}");
+            let request = line.split_whitespace().next().unwrap_or_default();
+            assert!(!line.starts_with('.') || KNOWN.contains(&request), "{file}: {line}");
+            assert!(!line.ends_with(char::is_whitespace), "{file}: blanks at the end of '{line}'");
+        }
+    }
+}
+
+#[test]
+fn the_words_of_reports_are_explained_in_help_and_manual() {
+    for (sub, words) in [
+        (
+            "summary",
+            &["resident", "unique", "shared", "naive footprint", "expansion", "outside", "changed"]
+                [..],
+        ),
+        ("summary", &["ksm", "fork", "file", "shmem", "zero", "footprint", "unmapped"]),
+        ("matrix", &["on the diagonal", "off the diagonal", "groups"]),
+        ("what-if", &["growth (destination)", "freed (source)", "send", "template"]),
+        ("why", &["mapped-shared", "not-mergeable", "still-scanning", "there twice", "hugetlb"]),
+        ("map", &["STATE", "SHARERS", "PFN", "placement"]),
+        ("diff", &["what became of pages", "shared by pairs"]),
+        ("ksm", &["merged", "saved", "profit"]),
+    ] {
+        let help = run(&[sub, "--help"]);
+        let page = page(&format!("memscan-{sub}"));
+        for word in words {
+            let heading = format!("\n  {word}\n");
+            let nested = format!("\n    {word}\n");
+            assert!(help.contains(&heading) || help.contains(&nested), "{sub} --help: {word}");
+            assert!(page.contains(&format!("{}\\fR\n", roff(word))), "{sub} manual: {word}");
+        }
+    }
+}
+
+/// What the summary's and the map's reports call things is what the help explains.
+#[test]
+fn every_cause_of_why_is_explained() {
+    use pageherd::analyze::why::Cause;
+    let help = run(&["why", "--help"]);
+    for cause in [
+        Cause::Hugetlb,
+        Cause::MappedShared,
+        Cause::FilePage,
+        Cause::NotMergeable,
+        Cause::Volatile,
+        Cause::KsmAbsent,
+        Cause::KsmOff,
+        Cause::Zeros,
+        Cause::OtherNode,
+        Cause::MaxPageSharing,
+        Cause::HugePage,
+        Cause::StillScanning,
+    ] {
+        assert!(help.contains(&format!("\n  {}\n", cause.name())), "{}", cause.name());
+    }
+}
+
+#[test]
+fn completions_know_every_subcommand_and_the_targets_flags() {
+    for file in ["memscan.bash", "_memscan", "memscan.fish"] {
+        let text = fs::read_to_string(root().join("completions").join(file)).unwrap();
+        for sub in subcommands() {
+            assert!(text.contains(&sub), "{file}: {sub}");
+        }
+        assert!(text.contains("prometheus") && text.contains("list-columns"), "{file}");
+    }
+}
