@@ -338,6 +338,9 @@ fn change(held: &mut [Held], breed: bool) -> Result<()> {
                 // half of it goes and comes back, on other frames or as the file again
                 let start = turn % 2 * (pages / 2);
                 h.map.discard(PageRange::of(start, pages / 2))?;
+                if rush {
+                    std::thread::yield_now(); // let others take the frames
+                }
                 let again = start..start + pages / 2;
                 for (page, content) in (0..).zip(contents).filter(|(p, _)| again.contains(p)) {
                     match h.kind.as_str() {

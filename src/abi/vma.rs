@@ -83,3 +83,23 @@ impl Vma {
         self.file_page + (page - self.pages.start)
     }
 }
+
+/// A program chooses the name of a memfd and its own: nothing in it may steer a terminal.
+pub fn printable(name: &str) -> String {
+    let escape = |c: char| match c.is_control() {
+        true => format!("\\{:03o}", u32::from(c)), // as the kernel writes a line end in maps
+        false => c.to_string(),
+    };
+    name.chars().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_steer_a_terminal() {
+        assert_eq!(printable("/memfd:a\x1b[31m\tb"), "/memfd:a\\033[31m\\011b");
+        assert_eq!(printable("/usr/lib/ä.so"), "/usr/lib/ä.so");
+    }
+}

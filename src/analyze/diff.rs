@@ -1,9 +1,8 @@
 //! Two records of the same VMs: which sharing was lost, and why the footprint grew.
 
-use crate::base::Pfn;
 use crate::placement::scanfile::{BlockHeader, Header, PageState, Row, VmHeader};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What lies between two records. Changes are `after - before`, in pages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -124,15 +123,28 @@ fn footprint(rows: &[Row]) -> u64 {
         .filter(|r| matches!(r.state, PageState::Unique | PageState::Changed))
         .map(|r| r.pages)
         .sum();
-    let mut shared: HashSet<Pfn> = HashSet::new();
-    for row in rows.iter().filter(|r| matches!(r.state, PageState::Shared(_))) {
-        if let Some(pfn) = row.pfn
-            && row.sharers.first() == Some(&row.vm)
-        {
-            shared.extend((0..row.pages).map(|i| Pfn(pfn.0 + i)));
-        }
+    let shared = rows.iter().filter(|r| matches!(r.state, PageState::Shared(_)));
+    unique + distinct(shared.filter_map(frames).collect())
+}
+
+/// Numbers of frames, from the first to the one after the last.
+type Frames = (u64, u64);
+
+/// The frames of a row that counts them: that of the first VM that shares them.
+fn frames(row: &Row) -> Option<Frames> {
+    let pfn = row.pfn.filter(|_| row.sharers.first() == Some(&row.vm))?;
+    Some((pfn.0, pfn.0 + row.pages))
+}
+
+/// How many numbers are in the ranges, each counted once.
+fn distinct(mut ranges: Vec<Frames>) -> u64 {
+    ranges.sort_unstable();
+    let (mut count, mut end) = (0, 0);
+    for (from, to) in ranges {
+        count += to.max(end) - from.max(end);
+        end = end.max(to);
     }
-    unique + shared.len() as u64
+    count
 }
 
 /// How the blocks of one VM in two records correspond.
@@ -155,8 +167,9 @@ impl Aligned {
         let starts = if same {
             [addresses(old), addresses(new)]
         } else {
-            let mut keys = Keys::default();
-            [keys.starts(&old.blocks), keys.starts(&new.blocks)]
+            let stretches = stretches(&old.blocks, &new.blocks);
+            [&old.blocks, &new.blocks]
+                .map(|blocks| nth_of_name(blocks).map(|(key, _)| stretches[&key]).collect())
         };
         let index = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Self { vms: [index(i), index(j)], starts }
@@ -174,22 +187,31 @@ impl Aligned {
     }
 }
 
-/// Stretches of the common space by name and count.
-#[derive(Default)]
-struct Keys(BTreeMap<(String, usize), u64>);
-
-impl Keys {
-    fn starts(&mut self, blocks: &[BlockHeader]) -> Vec<u64> {
-        let mut nth: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut starts = Vec::new();
-        for block in blocks {
-            let n = nth.entry(&block.name).or_default();
-            let next = (self.0.len() as u64) << 44; // more pages than an address space has
-            starts.push(*self.0.entry((block.name.clone(), *n)).or_insert(next));
-            *n += 1;
-        }
-        starts
+/// A stretch of the common space for each block, as long as the longer of the two.
+fn stretches<'a>(
+    old: &'a [BlockHeader],
+    new: &'a [BlockHeader],
+) -> BTreeMap<(&'a str, usize), u64> {
+    let mut lengths: BTreeMap<(&str, usize), u64> = BTreeMap::new();
+    for (key, pages) in nth_of_name(old).chain(nth_of_name(new)) {
+        let length = lengths.entry(key).or_default();
+        *length = pages.max(*length);
     }
+    let mut next = 0;
+    for start in lengths.values_mut() {
+        next += std::mem::replace(start, next);
+    }
+    lengths
+}
+
+/// Blocks by name and by how many of that name came before; with their pages.
+fn nth_of_name(blocks: &[BlockHeader]) -> impl Iterator<Item = ((&str, usize), u64)> {
+    let mut before: BTreeMap<&str, usize> = BTreeMap::new();
+    blocks.iter().map(move |block| {
+        let nth = before.entry(&block.name).or_default();
+        *nth += 1;
+        ((block.name.as_str(), *nth - 1), block.pages)
+    })
 }
 
 fn vm_transitions(name: &str, before: &[Row], after: &[Row], aligned: &Aligned) -> Vec<Transition> {
@@ -264,22 +286,19 @@ const fn meaning(before: PageState, after: PageState) -> &'static str {
 
 /// Frames in common by pair and mechanism.
 fn pair_counts(record: &(Header, Vec<Row>)) -> BTreeMap<(String, String, &'static str), u64> {
-    let mut frames: BTreeMap<(&[u32], &'static str), HashSet<Pfn>> = BTreeMap::new();
-    for row in &record.1 {
-        if let (PageState::Shared(mechanism), Some(pfn)) = (row.state, row.pfn)
-            && row.sharers.len() >= 2
-            && row.sharers.first() == Some(&row.vm)
-        {
-            let set = frames.entry((&row.sharers, mechanism.name())).or_default();
-            set.extend((0..row.pages).map(|i| Pfn(pfn.0 + i)));
+    let mut ranges: BTreeMap<(&[u32], &'static str), Vec<Frames>> = BTreeMap::new();
+    for row in record.1.iter().filter(|row| row.sharers.len() >= 2) {
+        if let (PageState::Shared(mechanism), Some(range)) = (row.state, frames(row)) {
+            ranges.entry((&row.sharers, mechanism.name())).or_default().push(range);
         }
     }
     let mut pairs = BTreeMap::new();
     let name = |vm: u32| record.0.vms[vm as usize].name.clone();
-    for ((vms, by), set) in frames {
+    for ((vms, by), set) in ranges {
+        let shared = distinct(set);
         for (i, &a) in vms.iter().enumerate() {
             for &b in &vms[i + 1..] {
-                *pairs.entry((name(a), name(b), by)).or_default() += set.len() as u64;
+                *pairs.entry((name(a), name(b), by)).or_default() += shared;
             }
         }
     }
@@ -304,7 +323,7 @@ fn pairs(before: &(Header, Vec<Row>), after: &(Header, Vec<Row>)) -> Vec<PairDif
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Mechanism;
+    use crate::base::{Mechanism, Pfn};
 
     fn record(
         boot: &str,

@@ -43,7 +43,7 @@ pub struct Why {
 pub struct VmWhy {
     /// Its name.
     pub name: String,
-    /// Pages that it shares now.
+    /// Distinct frames that it shares with others of the scan.
     pub shared_pages: u64,
     /// What keeps the whole VM from sharing, in a sentence, where it shares nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -233,8 +233,12 @@ fn vm_why(
     if regions.iter().any(|r| r.resident_pages >= SMALL) {
         regions.retain(|r| r.resident_pages >= SMALL);
     }
-    let totals = scan.totals(index);
-    let with_scanned = totals.by.total() - totals.by.zero - totals.outside;
+    let with_scanned: u64 = scan
+        .groups
+        .iter()
+        .filter(|(s, _)| s.vms.len() > 1 && s.vms.iter().any(|&vm| vm as usize == index))
+        .map(|(_, by)| by.total())
+        .sum();
     Ok(VmWhy {
         name: vm.name.clone(),
         shared_pages: with_scanned,

@@ -4,6 +4,7 @@ use crate::analyze::matrix::Matrix;
 use crate::base::Mechanism;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// Longest name that is written whole.
 const NAME: usize = 16;
@@ -27,10 +28,11 @@ pub fn heat_map(matrix: &Matrix) -> Result<String> {
         for (i, name) in matrix.names.iter().enumerate() {
             let middle = place(i) + coordinate(cell) / 2;
             let style = ("sans-serif", 12).into_font().color(&BLACK);
-            root.draw(&Text::new(short(name), (8, middle - 6), style.clone())).map_err(drawing)?;
+            let edge = coordinate(margin) - 6;
+            let ends = style.clone().pos(Pos::new(HPos::Right, VPos::Center));
+            root.draw(&Text::new(short(name), (edge, middle), ends)).map_err(drawing)?;
             let upright = style.transform(FontTransform::Rotate270);
-            root.draw(&Text::new(short(name), (middle - 6, coordinate(margin) - 6), upright))
-                .map_err(drawing)?;
+            root.draw(&Text::new(short(name), (middle - 6, edge), upright)).map_err(drawing)?;
         }
         for (i, row) in matrix.pages.iter().enumerate() {
             for (j, &pages) in row.iter().enumerate() {
@@ -41,8 +43,9 @@ pub fn heat_map(matrix: &Matrix) -> Result<String> {
                 if cell >= 40 {
                     let dark = i != j && pages * 2 > most;
                     let ink = if dark { &WHITE } else { &BLACK };
-                    let style = ("sans-serif", 12).into_font().color(ink);
-                    let at = (x + 5, y + coordinate(cell) / 2 - 6);
+                    let middle = Pos::new(HPos::Center, VPos::Center);
+                    let style = ("sans-serif", 12).into_font().color(ink).pos(middle);
+                    let at = (x + coordinate(cell) / 2, y + coordinate(cell) / 2);
                     let label = super::size::pages(pages, false);
                     root.draw(&Text::new(label, at, style)).map_err(drawing)?;
                 }
@@ -135,7 +138,13 @@ pub fn time_series(title: &str, lines: &[Line]) -> Result<String> {
             .y_label_area_size(72)
             .build_cartesian_2d(0.0..end, 0.0..top)
             .map_err(drawing)?;
-        chart.configure_mesh().x_desc("seconds").y_desc("MiB").draw().map_err(drawing)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .x_desc("seconds")
+            .y_desc("MiB")
+            .draw()
+            .map_err(drawing)?;
         for (i, line) in lines.iter().enumerate() {
             let color = Palette99::pick(i).to_rgba();
             let points = line.points.iter().map(|&(x, y)| (x, y / MIB));

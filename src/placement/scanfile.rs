@@ -9,9 +9,12 @@
 //!
 //! The checksum is over every byte before the last line. Who wrote the file is not proven by it.
 
+use crate::base::target::is_name;
 use crate::base::{Mechanism, Pfn};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::str::FromStr;
 
 /// First words of the first line.
 const MAGIC: &str = "#pageherd-scan ";
@@ -135,6 +138,13 @@ pub struct Row {
     pub outside: bool,
 }
 
+impl Row {
+    /// Where the next row of the block may begin.
+    fn end(&self) -> (u32, u32, u64) {
+        (self.vm, self.block, self.page + self.pages)
+    }
+}
+
 /// A file that is no record, or a damaged one.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -237,13 +247,14 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Vec<Row>), ScanFileError> {
     let header = lines.next().and_then(|l| l.strip_prefix('#')).unwrap_or_default();
     let header: Header =
         serde_json::from_str(header).map_err(|e| ScanFileError::Header(e.to_string()))?;
-    if header.vms.len() > MAX_VMS {
-        return Err(ScanFileError::Header(format!("more than {MAX_VMS} VMs")));
-    }
+    check(&header).map_err(|what| ScanFileError::Header(what.to_owned()))?;
     let mut rows = Vec::new();
     for (i, line) in lines.enumerate() {
-        let row =
-            parse_row(line, &header).map_err(|what| ScanFileError::Row { line: i + 3, what })?;
+        let wrong = |what| ScanFileError::Row { line: i + 3, what };
+        let row = parse_row(line, &header).map_err(wrong)?;
+        if rows.last().is_some_and(|last: &Row| last.end() > (row.vm, row.block, row.page)) {
+            return Err(wrong("its pages stand before it, or in it twice"));
+        }
         rows.push(row);
     }
     if rows.len() as u64 != rows_said {
@@ -265,13 +276,58 @@ fn end_of(line: &str) -> Option<(u64, &str)> {
     Some((rows.parse().ok()?, crc))
 }
 
+/// Pages that all blocks of a record may have together: an address space of 64 bits.
+pub const MAX_PAGES: u64 = 1 << 52;
+
+/// Bytes of a block's name: a path whose every byte is written as four.
+pub const MAX_BLOCK_NAME: usize = 16_384;
+
+/// Frame numbers end here: 4 PiB of memory.
+const MAX_PFN: u64 = 1 << 40;
+
+/// A header comes from anywhere: nothing in it may overflow a sum or steer a terminal.
+fn check(header: &Header) -> Result<(), &'static str> {
+    if header.vms.len() > MAX_VMS {
+        return Err("too many VMs");
+    }
+    let mut names = BTreeSet::new();
+    let mut pages = 0u64;
+    for vm in &header.vms {
+        if !is_name(&vm.name) || !names.insert(&vm.name) {
+            return Err("a VM's name is no name, or stands twice");
+        }
+        for block in &vm.blocks {
+            if block.name.len() > MAX_BLOCK_NAME || block.name.chars().any(char::is_control) {
+                return Err("a block's name is too long or has control characters");
+            }
+            let end = block.first_page.checked_add(block.pages);
+            if end.is_none_or(|end| end > MAX_PAGES) {
+                return Err("a block is outside of every address space");
+            }
+            pages = pages.saturating_add(block.pages);
+        }
+    }
+    if pages > MAX_PAGES { Err("its blocks have too many pages") } else { Ok(()) }
+}
+
+/// Digits and nothing else: `+10` is a number to the library and not to us.
+fn digits<T: FromStr>(text: &str) -> Result<T, &'static str> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| plain).ok_or("a field is no number")
+}
+
+fn frame(text: &str, pages: u64) -> Result<Pfn, &'static str> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let number = u64::from_str_radix(text, 16).ok().filter(|_| plain);
+    let fits = |n: &u64| n.checked_add(pages).is_some_and(|end| end <= MAX_PFN);
+    number.filter(fits).map(Pfn).ok_or("its frame is no number, or too large a one")
+}
+
 fn parse_row(line: &str, header: &Header) -> Result<Row, &'static str> {
     let mut fields = line.split('\t');
     let mut field = || fields.next().ok_or("it has too few fields");
-    let number = |text: &str| text.parse::<u64>().map_err(|_| "a field is no number");
-    let index = |text: &str| text.parse::<u32>().map_err(|_| "a field is no number");
-    let (vm, block) = (index(field()?)?, index(field()?)?);
-    let (page, pages) = (number(field()?)?, number(field()?)?);
+    let (vm, block): (u32, u32) = (digits(field()?)?, digits(field()?)?);
+    let (page, pages): (u64, u64) = (digits(field()?)?, digits(field()?)?);
     let whole = header
         .vms
         .get(vm as usize)
@@ -288,22 +344,23 @@ fn parse_row(line: &str, header: &Header) -> Result<Row, &'static str> {
     };
     let pfn = match field()? {
         "-" => None,
-        hex => Some(Pfn(u64::from_str_radix(hex, 16).map_err(|_| "its frame is no number")?)),
+        hex => Some(frame(hex, pages)?),
     };
-    let (mut sharers, mut outside) = (Vec::new(), false);
+    let (mut sharers, mut outside): (Vec<u32>, bool) = (Vec::new(), false);
     match field()? {
         "-" => {}
         list => {
             for part in list.split(',') {
                 match part {
                     "+" => outside = true,
-                    vm => sharers.push(index(vm)?),
+                    vm => sharers.push(digits(vm)?),
                 }
             }
         }
     }
-    if sharers.iter().any(|&vm| vm as usize >= header.vms.len()) {
-        return Err("it is shared with a VM that the header does not have");
+    let ascending = sharers.windows(2).all(|pair| pair[0] < pair[1]);
+    if !ascending || sharers.last().is_some_and(|&vm| vm as usize >= header.vms.len()) {
+        return Err("its sharers are not VMs of the header, each once and in order");
     }
     if fields.next().is_some() {
         return Err("it has too many fields");
@@ -355,7 +412,14 @@ mod tests {
     fn a_record_reads_back() {
         let rows = [
             row(),
-            Row { state: PageState::Swapped, pfn: None, sharers: vec![], outside: false, ..row() },
+            Row {
+                page: 15,
+                state: PageState::Swapped,
+                pfn: None,
+                sharers: vec![],
+                outside: false,
+                ..row()
+            },
         ];
         let (h, r) = parse(&whole(&rows)).unwrap();
         assert_eq!((h, r.as_slice()), (header(), rows.as_slice()));
@@ -363,7 +427,8 @@ mod tests {
 
     #[test]
     fn every_prefix_and_every_flipped_bit_is_refused() {
-        let good = whole(&[row(), row()]);
+        let good = whole(&[row(), Row { page: 15, ..row() }]);
+        assert!(parse(&good).is_ok());
         for end in 0..good.len() {
             assert!(parse(&good[..end]).is_err(), "prefix of {end} bytes");
         }
@@ -386,6 +451,33 @@ mod tests {
         assert!(parse(&whole(&[outside])).unwrap_err().to_string().contains("line 3"));
         let stranger = Row { sharers: vec![2], ..row() };
         assert!(parse(&whole(&[stranger])).is_err());
+        let twice = Row { sharers: vec![1, 1], ..row() };
+        assert!(parse(&whole(&[twice])).is_err());
+        let overlap = Row { page: 6, ..row() };
+        assert!(parse(&whole(&[row(), overlap])).unwrap_err().to_string().contains("line 4"));
+        let far = Row { pfn: Some(Pfn(MAX_PFN - 9)), ..row() };
+        assert!(parse(&whole(&[far])).is_err());
+        assert!(digits::<u64>("+1").is_err() && frame("+f", 1).is_err() && frame("F", 1).is_err());
+    }
+
+    #[test]
+    fn a_header_cannot_overflow_a_sum_or_steer_a_terminal() {
+        let wrong = |change: &dyn Fn(&mut Header)| {
+            let mut header = header();
+            change(&mut header);
+            let text = write_header(&header);
+            let end = write_end(0, crc32fast::hash(text.as_bytes()));
+            assert!(matches!(parse((text + &end).as_bytes()), Err(ScanFileError::Header(_))));
+        };
+        wrong(&|h| h.vms[1].name = "a".into());
+        wrong(&|h| h.vms[0].name = "\x1b[31m".into());
+        wrong(&|h| h.vms[0].blocks[0].name = "evil\x1b[31m".into());
+        wrong(&|h| h.vms[0].blocks[0].pages = u64::MAX);
+        wrong(&|h| h.vms[0].blocks[0].first_page = u64::MAX);
+        wrong(&|h| {
+            h.vms.iter_mut().for_each(|vm| vm.blocks[0].pages = MAX_PAGES / 2 + 1);
+            h.vms.iter_mut().for_each(|vm| vm.blocks[0].first_page = 0);
+        });
     }
 
     proptest! {

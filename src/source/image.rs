@@ -7,7 +7,7 @@
 
 use super::{Fate, PageSource};
 use crate::abi::pagemap::Entry;
-use crate::abi::vma::{FileId, Vma, VmaFlags};
+use crate::abi::vma::{FileId, Vma, VmaFlags, printable};
 use crate::base::{PAGE_SIZE, PageRange};
 use crate::sys::mapping::Mapping;
 use crate::sys::{cache, pagemap};
@@ -93,7 +93,7 @@ impl ImageSource {
             shared: true,
             file_page: 0,
             file: Some(id_of(&meta)),
-            name: path.display().to_string(),
+            name: printable(&path.display().to_string()),
             flags: None,
         };
         let pagemap = File::open("/proc/self/pagemap").map_err(failed)?;

@@ -6,7 +6,7 @@ use super::process::ProcessSource;
 use super::vmm::{self, Vmm};
 use crate::abi::vma::Vma;
 use crate::base::PageRange;
-use crate::base::target::{Part, Target, TargetKind, is_name};
+use crate::base::target::{MAX_NAME, Part, Target, TargetKind, is_name};
 use crate::sys::process::{self, Process, ProcessError};
 use globset::{Glob, GlobMatcher};
 use std::collections::BTreeSet;
@@ -181,7 +181,7 @@ impl Resolver {
         for process in found {
             let name = name.map(|name| match alone {
                 true => name.to_owned(),
-                false => format!("{name}-{}", process.pid()),
+                false => numbered(name, process.pid()),
             });
             self.push_if_there(process, name)?;
         }
@@ -401,6 +401,13 @@ fn open_all(pids: impl IntoIterator<Item = i32>) -> (Vec<Process>, Vec<ProcessEr
         }
     }
     (found, refused)
+}
+
+/// A name for one of several: with the process's number, and short enough for it.
+fn numbered(name: &str, pid: i32) -> String {
+    let number = format!("-{pid}");
+    let room = name.len().min(MAX_NAME - number.len()); // a name is ASCII
+    format!("{}{number}", &name[..room])
 }
 
 /// `text` with what cannot be in a name replaced.

@@ -18,6 +18,11 @@ pub enum NoPfns {
     /// pagemap cannot be opened or read at all.
     #[error("/proc/self/pagemap cannot be read; the kernel needs CONFIG_PROC_PAGE_MONITOR")]
     NoPagemap(#[source] io::Error),
+    /// A kernel with larger base pages.
+    #[error(
+        "this kernel's pages are of {0} bytes; memscan counts in pages of 4096 and would be wrong here"
+    )]
+    PageSize(i64),
 }
 
 /// What the kernel offers beyond the minimum.
@@ -29,6 +34,10 @@ pub struct Caps {
 
 /// Looks at a page of our own: its frame is there, or it says why not.
 pub fn probe() -> Result<Caps, NoPfns> {
+    match nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE) {
+        Ok(Some(4096)) => {}
+        other => return Err(NoPfns::PageSize(other.ok().flatten().unwrap_or(0))),
+    }
     let mut page = Mapping::anonymous(1).map_err(NoPfns::NoPagemap)?;
     page.write(0, &[1]);
     let at: PageRange = page.pages();

@@ -3,7 +3,7 @@
 
 use crate::abi::ksm::KsmStat;
 use crate::abi::pagemap::Entry;
-use crate::abi::vma::{ANON_NAME, FileId, Vma, VmaFlags};
+use crate::abi::vma::{ANON_NAME, FileId, Vma, VmaFlags, printable};
 use crate::base::{Hva, PageRange};
 use crate::sys::{pagemap, pidfd::PidFd, scan};
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, MemoryMaps, StatFlags, VmFlags};
@@ -94,7 +94,7 @@ impl Process {
     pub fn open(pid: i32) -> Result<Self, ProcessError> {
         let dir = procfs::process::Process::new(pid).map_err(|e| failed(pid, "", e))?;
         let stat = dir.stat().map_err(|e| failed(pid, "stat", e))?;
-        let comm = stat.comm.clone();
+        let comm = printable(&stat.comm);
         if matches!(stat.state, 'Z' | 'X') {
             return Err(ProcessError::Zombie { pid, comm });
         }
@@ -283,7 +283,7 @@ pub fn all_pids() -> io::Result<Vec<i32>> {
 /// The command name of process `pid`, if it is there.
 pub fn comm(pid: i32) -> Option<String> {
     let text = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
-    Some(String::from_utf8_lossy(&text).trim_end_matches('\n').to_owned())
+    Some(printable(String::from_utf8_lossy(&text).trim_end_matches('\n')))
 }
 
 fn failed(pid: i32, file: &'static str, error: ProcError) -> ProcessError {
@@ -322,6 +322,7 @@ fn vma(map: &MemoryMap, with_flags: bool) -> Option<Vma> {
         MMapPath::Vsys(key) => format!("/SYSV{key:08x}"),
         MMapPath::Other(other) => format!("[{other}]"),
     };
+    let name = printable(&name);
     let number = |n: i32| u64::from(n.unsigned_abs());
     let file = (map.inode != 0)
         .then(|| FileId { device: number(map.dev.0) << 32 | number(map.dev.1), inode: map.inode });

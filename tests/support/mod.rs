@@ -72,8 +72,11 @@ pub struct Holder {
 impl Holder {
     /// Starts a holder and waits until it holds everything; its own error where it cannot.
     pub fn try_new(args: &[&str]) -> Result<Self, String> {
-        let mut child = Command::new(example("holder"))
-            .args(args)
+        Self::start(Command::new(example("holder")).args(args))
+    }
+
+    fn start(command: &mut Command) -> Result<Self, String> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -107,6 +110,17 @@ impl Holder {
     /// Starts a holder.
     pub fn new(args: &[&str]) -> Self {
         Self::try_new(args).unwrap_or_else(|e| panic!("holder {}: {e}", args.join(" ")))
+    }
+
+    /// Starts a holder that runs on one processor only, the same for all of them: frames that one
+    /// gives back are the first that the next is given (the kernel's lists are by processor).
+    pub fn beside_others(args: &[&str]) -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let cpus = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).unwrap();
+        let first = cpus.trim().split(['-', ',']).next().unwrap();
+        let mut taskset = Command::new("taskset");
+        let command = taskset.args(["--cpu-list", first]).arg(example("holder")).args(args);
+        Self::start(command).unwrap_or_else(|e| panic!("holder {}: {e}", args.join(" ")))
     }
 
     /// The target that names one region of it.

@@ -166,8 +166,7 @@ fn tsv(scene: &Scene, scan: &Scan, args: &MapArgs, sink: &mut Sink) -> Result<()
         }
         let sharers = if sharers.is_empty() { "-".to_owned() } else { sharers.join(",") };
         let pfn = n.pfn.as_deref().unwrap_or("-");
-        // a path can hold a tab or a line end; the kernel escapes the line end
-        let block = n.block.replace('\t', "\\011");
+        let block = n.block;
         writeln!(
             sink,
             "{}\t{}\t{}\t{}\t{}\t{pfn}\t{sharers}\t{block}\t{}",

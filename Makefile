@@ -1,0 +1,66 @@
+# pageherd: build, show, test and install. `make` alone lists the targets.
+
+SHELL := /bin/bash
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO_TARGET_DIR ?= target
+# rustup puts cargo where a non-login shell may not look.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+COMMANDS := memscan
+BINARIES := $(COMMANDS:%=$(CARGO_TARGET_DIR)/release/%)
+share := $(DESTDIR)$(PREFIX)/share
+bash_folder := $(share)/bash-completion/completions
+zsh_folder := $(share)/zsh/site-functions
+fish_folder := $(share)/fish/vendor_completions.d
+
+.PHONY: help build demo test bench lint gen deps install uninstall clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name words; \
+	    do printf 'make %-10s %s\n' "$$name" "$$words"; done
+
+build: ## the commands, in target/release
+	cargo build --release --bins
+
+demo: deps ## memory that is shared in every way, and what memscan says of it (root)
+	@scripts/demo
+
+test: deps ## every test; those that need privilege too where this is root
+	@scripts/test
+
+bench: deps ## times, as ratios within one run (root)
+	cargo bench --bench scan
+
+lint: deps ## formatting, clippy, documentation, dependencies, generated files
+	@scripts/lint
+
+gen: ## make man/ and completions/ anew
+	cargo run --release --quiet --bin memscan -- generate man completions
+
+deps:
+	@scripts/install-deps
+
+# Built anew only where a source is newer, so that `sudo make install` after `make build` needs no
+# cargo of root's own.
+$(BINARIES): Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+	cargo build --release --bins
+	@touch $(BINARIES)
+
+install: $(BINARIES) ## commands, manual and completions, to PREFIX (/usr/local) below DESTDIR
+	install -d $(DESTDIR)$(PREFIX)/bin $(share)/man/man1 $(bash_folder) $(zsh_folder) $(fish_folder)
+	install -m 755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 man/*.1 $(share)/man/man1
+	for c in $(COMMANDS); do \
+	    install -m 644 completions/$$c.bash $(bash_folder)/$$c && \
+	    install -m 644 completions/_$$c $(zsh_folder)/_$$c && \
+	    install -m 644 completions/$$c.fish $(fish_folder)/$$c.fish || exit; \
+	done
+
+uninstall: ## what install has put there
+	rm -f $(COMMANDS:%=$(DESTDIR)$(PREFIX)/bin/%)
+	rm -f $(patsubst man/%,$(share)/man/man1/%,$(wildcard man/*.1))
+	rm -f $(COMMANDS:%=$(bash_folder)/%) $(COMMANDS:%=$(zsh_folder)/_%) $(COMMANDS:%=$(fish_folder)/%.fish)
+
+clean: ## everything that was built
+	rm -rf $(CARGO_TARGET_DIR)
