@@ -13,7 +13,7 @@
 //! | `thp:PAGES` | private memory in transparent huge pages |
 //! | `hugetlb:PAGES` | pages of hugetlb |
 //! | `memfd:PAGES` | a memfd, mapped shared and written |
-//! | `double:PAGES` | a memfd, filled, then mapped privately and written: there twice |
+//! | `double:PAGES` | an empty memfd, mapped privately and written: there twice |
 //! | `private:PATH` | a file, mapped privately and read |
 //! | `shared:PATH` | a file, mapped shared and read |
 //! | `swap:PAGES` | private memory, written and swapped out |
@@ -206,25 +206,18 @@ fn hold(wanted: Wanted) -> Result<Held> {
         }
         "memfd" | "double" | "unmapped" => {
             let file = memfd("holder", pages()?)?;
-            let mut shared = Mapping::shared_file(&file, pages()?)?;
-            let map = match wanted.kind.as_str() {
-                "memfd" => {
-                    fill(&mut shared, &wanted);
-                    shared
-                }
-                "double" => {
-                    fill(&mut shared, &wanted);
-                    let mut private = Mapping::private_file(&file, pages()?)?;
-                    fill(&mut private, &wanted);
-                    private
-                }
-                _ => {
-                    for page in 0..pages()? {
-                        file.write_all_at(&content(wanted.seed, page), page * PAGE_SIZE)?;
-                    }
-                    shared
-                }
+            let mut map = match wanted.kind.as_str() {
+                // each write fills a hole of the file with zeros and makes a copy of them
+                "double" => Mapping::private_file(&file, pages()?)?,
+                _ => Mapping::shared_file(&file, pages()?)?,
             };
+            if wanted.kind == "unmapped" {
+                for page in 0..pages()? {
+                    file.write_all_at(&content(wanted.seed, page), page * PAGE_SIZE)?;
+                }
+            } else {
+                fill(&mut map, &wanted);
+            }
             kept = Some(file);
             map
         }

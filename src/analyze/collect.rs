@@ -2,6 +2,7 @@
 //!
 //! The inner loop sees every page of every VM. Most are exclusive, and cost a count.
 
+use super::huge::{FRAMES, HugeRun};
 use super::sighting::{Sighting, TASK_PAGES, Task};
 use crate::abi::pagemap::{Entry, State};
 use crate::base::{PageRange, Pfn};
@@ -10,9 +11,6 @@ use std::io;
 
 /// Entries read at once: 64 KiB, which stays in the second-level cache.
 const BUFFER: usize = 8192;
-
-/// Pages of a transparent huge page of 2 MiB.
-const HUGE: u64 = 512;
 
 /// Counts of pages of one region in one task.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -78,6 +76,8 @@ pub struct Found {
     pub sightings: Vec<Sighting>,
     /// Which pages those are.
     pub runs: Vec<Run>,
+    /// Aligned stretches of 512 frames that may be mapped by a huge entry.
+    pub huge_runs: Vec<HugeRun>,
     /// What to read again.
     pub sample: Option<Sample>,
     /// The memory went away while it was read.
@@ -116,7 +116,7 @@ pub fn collect(task: &Task, source: &dyn PageSource, window: Window) -> io::Resu
             let got = source.facts(part.start, entries)?;
             let entries = &entries[..got];
             count(entries, part.start, region, window, &mut tally, &mut found);
-            tally.huge += huge(entries, part.start, source);
+            tally.huge += huge(entries, part.start, source, region, &mut found);
             if found.sample.is_none()
                 && let Some(at) = sample_at.filter(|&at| part.start <= at && at < part.end)
             {
@@ -198,8 +198,14 @@ fn extend(runs: &mut Vec<Run>, page: u64, pages: usize, region: u32) {
 
 /// Pages mapped by a huge entry: where 512 entries name an aligned run of frames the kernel is
 /// asked; elsewhere they cannot be.
-fn huge(entries: &[Entry], first: u64, source: &dyn PageSource) -> u64 {
-    let skip = usize::try_from(first.next_multiple_of(HUGE) - first).unwrap_or(0);
+fn huge(
+    entries: &[Entry],
+    first: u64,
+    source: &dyn PageSource,
+    region: u32,
+    found: &mut Found,
+) -> u64 {
+    let skip = usize::try_from(first.next_multiple_of(FRAMES) - first).unwrap_or(0);
     let Some(aligned) = entries.get(skip..) else { return 0 };
     let mut asked: Option<PageRange> = None;
     let mut pages = 0;
@@ -207,17 +213,21 @@ fn huge(entries: &[Entry], first: u64, source: &dyn PageSource) -> u64 {
         let (head, tail) = (chunk[0], chunk[511]);
         let contiguous = head.is_present()
             && tail.is_present()
-            && head.pfn().0.is_multiple_of(HUGE)
-            && tail.pfn().0 == head.pfn().0 + HUGE - 1;
+            && head.pfn().0.is_multiple_of(FRAMES)
+            && tail.pfn().0 == head.pfn().0 + FRAMES - 1;
         if !contiguous {
             continue;
         }
-        let start = first + skip as u64 + i as u64 * HUGE;
+        if head.is_exclusive() {
+            let (pfn, file, vm) = (head.pfn(), head.is_file(), found.vm);
+            found.huge_runs.push(HugeRun { pfn, region, vm, file });
+        }
+        let start = first + skip as u64 + i as u64 * FRAMES;
         match &mut asked {
-            Some(range) if range.end == start => range.end += HUGE,
+            Some(range) if range.end == start => range.end += FRAMES,
             _ => {
                 pages += asked.map_or(0, |range| source.huge_pages(range));
-                asked = Some(PageRange::of(start, HUGE));
+                asked = Some(PageRange::of(start, FRAMES));
             }
         }
     }

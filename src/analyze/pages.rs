@@ -126,7 +126,7 @@ impl Walker<'_, '_> {
     fn judge_all(&mut self, entries: &[Entry]) -> Result<(), WalkError> {
         let mut pfns: Vec<Pfn> = entries
             .iter()
-            .filter(|e| e.is_present() && !e.is_exclusive())
+            .filter(|e| e.is_present() && (!e.is_exclusive() || self.scan.exclusive_is_open))
             .map(|e| e.pfn())
             .collect();
         pfns.sort_unstable();
@@ -155,7 +155,7 @@ impl Walker<'_, '_> {
             }
             State::Swapped => plain(vm, block, PageState::Swapped),
             State::InTransit => plain(vm, block, PageState::Changed),
-            State::Present { pfn, exclusive: true, .. } => Row {
+            State::Present { pfn, exclusive: true, .. } if !self.is_owed(vm, pfn) => Row {
                 pfn: self.detail.unique_frames.then_some(pfn),
                 ..plain(vm, block, PageState::Unique)
             },
@@ -164,6 +164,12 @@ impl Walker<'_, '_> {
         row.page = page;
         row.file = entry.is_present() && entry.is_file();
         self.rows.push(row).map_err(WalkError::Write)
+    }
+
+    /// Is this page of a huge mapping shared, although the kernel calls it exclusive?
+    fn is_owed(&self, vm: usize, pfn: Pfn) -> bool {
+        self.scan.exclusive_is_open
+            && self.known.get(&pfn).is_some_and(|j| j.vms.iter().any(|&v| v as usize == vm))
     }
 
     fn shared(&self, vm: usize, block: usize, pfn: Pfn) -> Row {

@@ -2,6 +2,7 @@
 
 use super::collect::{Found, Tally, Window, collect};
 use super::fold::{Places, fold};
+use super::huge;
 use super::sighting::{Region, Sighting, Task, plan};
 use super::tally::{FrameTally, Ground, Share, Sharers, tally};
 use super::verify::{self, Second, Verify};
@@ -9,7 +10,7 @@ use crate::abi::vma::FileId;
 use crate::base::Pfn;
 use crate::base::mechanism::ByMechanism;
 use crate::source::host::Frames;
-use crate::source::{Fate, Vm};
+use crate::source::{Fate, PageSource, Vm};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::io;
@@ -123,6 +124,8 @@ pub struct Scan {
     pub sightings: Vec<Sighting>,
     /// Which regions the places of sightings are.
     pub places: Places,
+    /// Pages that the kernel calls exclusive have sightings too ([`super::huge`]).
+    pub exclusive_is_open: bool,
 }
 
 /// Scans the VMs. `progress` is told of pages as they are done, from several threads.
@@ -156,6 +159,7 @@ struct State<'a> {
     verified: Verify,
     passes: u32,
     places: Places,
+    owed: bool,
     kept: Vec<Sighting>,
 }
 
@@ -176,6 +180,7 @@ impl<'a> State<'a> {
             verified: options.verify,
             passes: 0,
             places,
+            owed: false,
             kept: Vec::new(),
         }
     }
@@ -188,6 +193,7 @@ impl<'a> State<'a> {
     ) -> Result<(), ScanError> {
         let mut window = Window::ALL;
         loop {
+            let before = self.unrest(frames);
             let mut found = self.read(tasks, &mut window, progress)?;
             if self.passes == 0 {
                 for (region, tally) in found.iter().flat_map(|f| &f.tallies) {
@@ -195,7 +201,8 @@ impl<'a> State<'a> {
                 }
             }
             self.passes += 1;
-            self.second_look(&mut found)?;
+            self.second_look(&mut found, before == self.unrest(frames))?;
+            self.owed |= huge::settle(&mut found, &mut self.tallies);
             let sightings = fold(living(found, &self.gone), &mut self.places);
             let ground = Ground {
                 regions: &self.regions,
@@ -248,40 +255,54 @@ impl<'a> State<'a> {
         Ok(all)
     }
 
-    fn second_look(&mut self, found: &mut [Found]) -> Result<(), ScanError> {
-        let vms = self.vms;
-        let source = |found: &Found| vms[found.vm as usize].source.as_ref();
-        if self.options.verify == Verify::None {
-            return Ok(());
+    fn second_look(&mut self, found: &mut [Found], calm: bool) -> Result<(), ScanError> {
+        let few = found.iter().map(|f| f.sightings.len()).sum::<usize>() <= verify::FEW;
+        if self.verified == Verify::Auto && !calm {
+            self.verified = Verify::Full;
         }
-        let failed =
-            |vm: u32, source| ScanError::PageTable { vm: vms[vm as usize].name.clone(), source };
-        let mut seconds = if self.verified == Verify::Auto {
-            let sampled: Vec<Second> = found
-                .par_iter()
-                .map(|f| verify::sample(f, source(f)).map_err(|e| failed(f.vm, e)))
-                .collect::<Result<_, _>>()?;
-            if sampled.iter().any(|second| second.unstable() > 0) {
+        if self.verified == Verify::Auto {
+            let seconds = self.look_again(found, verify::sample)?;
+            if seconds.iter().any(|second| second.unstable() > 0) {
                 self.verified = Verify::Full;
+            } else if !few {
+                self.add(found, &seconds);
+                return Ok(());
             }
-            sampled
-        } else {
-            Vec::new()
-        };
-        if self.verified == Verify::Full {
-            let full: Vec<(Second, Vec<(u32, u64)>)> = found
-                .par_iter_mut()
-                .map(|f| {
-                    let s = vms[f.vm as usize].source.as_ref();
-                    verify::full(f, s).map_err(|e| failed(f.vm, e))
-                })
-                .collect::<Result<_, _>>()?;
-            seconds = full.iter().map(|(second, _)| *second).collect();
         }
-        for (found, second) in found.iter().zip(&seconds) {
-            self.seconds[found.vm as usize].merge(second);
+        if self.verified != Verify::None {
+            let seconds = self.look_again(found, verify::full)?;
+            self.add(found, &seconds);
         }
         Ok(())
+    }
+
+    /// Page faults of all targets, and what the kernel has moved: while this stands still, no frame
+    /// goes from one to another.
+    fn unrest(&self, frames: &dyn Frames) -> u64 {
+        let faults = self.vms.iter().map(|vm| vm.source.faults());
+        faults.fold(frames.moves(), u64::wrapping_add)
+    }
+
+    /// Has every task's pages read again, in parallel.
+    fn look_again(
+        &self,
+        found: &mut [Found],
+        look: fn(&mut Found, &dyn PageSource) -> io::Result<Second>,
+    ) -> Result<Vec<Second>, ScanError> {
+        found
+            .par_iter_mut()
+            .map(|f| {
+                let vm = &self.vms[f.vm as usize];
+                let failed = |source| ScanError::PageTable { vm: vm.name.clone(), source };
+                look(f, vm.source.as_ref()).map_err(failed)
+            })
+            .collect()
+    }
+
+    fn add(&mut self, found: &[Found], seconds: &[Second]) {
+        for (found, second) in found.iter().zip(seconds) {
+            self.seconds[found.vm as usize].merge(second);
+        }
     }
 
     fn finish(mut self) -> Scan {
@@ -309,6 +330,7 @@ impl<'a> State<'a> {
             template: self.options.template,
             sightings: self.kept,
             places: self.places,
+            exclusive_is_open: self.owed,
         }
     }
 

@@ -4,6 +4,10 @@
 //! and after every other page was read was on its frame all the while (unless it left and came
 //! back), so two such pages with one frame shared it at the same time. A page whose entry has
 //! changed is withdrawn and counted apart.
+//!
+//! A frame can come to another process only by a page fault of that process, or by the kernel moving
+//! pages (migration, collapse, KSM). Where no target had a fault meanwhile and the kernel moved
+//! nothing, a sample is looked at; otherwise every page is.
 
 use super::collect::{Found, Run};
 use super::sighting::Sighting;
@@ -70,8 +74,44 @@ impl Second {
     }
 }
 
-/// Reads the sample of a task again, and one in 256 of its sightings.
-pub fn sample(found: &Found, source: &dyn PageSource) -> io::Result<Second> {
+/// Up to so many sightings in all, a sample is everything: it costs a few milliseconds.
+pub const FEW: usize = 1 << 16;
+
+/// [`SAMPLED`] pages are read in each stretch of so many, and of runs that are shorter in one of
+/// [`RUNS`].
+const STRETCH: u32 = 2048;
+
+/// See [`STRETCH`].
+const SAMPLED: u32 = 8;
+
+/// See [`STRETCH`].
+const RUNS: usize = 32;
+
+/// Pieces so near to one another are read at once, with what lies between them.
+const NEAR: u64 = 64;
+
+/// Entries read at once.
+const BUFFER: usize = 8192;
+
+/// Pages that have sightings and are to be read again.
+#[derive(Clone, Copy)]
+struct Piece {
+    /// First page.
+    start: u64,
+    /// How many.
+    len: u32,
+    /// Position of the first page's sighting.
+    at: usize,
+}
+
+impl Piece {
+    const fn end(self) -> u64 {
+        self.start + self.len as u64
+    }
+}
+
+/// Reads a sample of a task again and withdraws what has changed in it.
+pub fn sample(found: &mut Found, source: &dyn PageSource) -> io::Result<Second> {
     let mut second = Second::default();
     if let Some(sample) = &found.sample {
         let mut again = vec![Entry(0); sample.entries.len()];
@@ -81,60 +121,80 @@ pub fn sample(found: &Found, source: &dyn PageSource) -> io::Result<Second> {
             compare(was, is, &mut second);
         }
     }
-    let mut at = 0;
-    let mut again = Vec::new();
-    for (i, run) in found.runs.iter().enumerate() {
-        let len = run.len as usize;
-        let chosen = if len >= 256 { len / 256 } else { usize::from(i % 256 == 0) };
-        if chosen > 0 {
-            again.resize(chosen, Entry(0));
-            let got = source.facts(run.start, &mut again)?;
-            again[got..].fill(Entry(0));
-            for (sighting, &is) in found.sightings[at..].iter().zip(&again) {
-                second_look(*sighting, is, &mut second);
-            }
-        }
-        at += len;
-    }
+    let pieces = pieces(&found.runs, sampled);
+    read_again(&mut found.sightings, &pieces, source, &mut second)?;
     Ok(second)
 }
 
-/// Reads every sighting of a task again and withdraws those that have changed; returns, with the
-/// counts, how many were withdrawn from each region.
-pub fn full(found: &mut Found, source: &dyn PageSource) -> io::Result<(Second, Vec<(u32, u64)>)> {
+/// Reads every sighting of a task again and withdraws those that have changed.
+pub fn full(found: &mut Found, source: &dyn PageSource) -> io::Result<Second> {
     let mut second = Second::default();
-    let mut withdrawn = Vec::new();
+    let pieces = pieces(&found.runs, |_, _| STRETCH);
+    read_again(&mut found.sightings, &pieces, source, &mut second)?;
+    Ok(second)
+}
+
+/// How many pages of each stretch of a run a sample has.
+fn sampled(number: usize, run: &Run) -> u32 {
+    if run.len >= STRETCH || number.is_multiple_of(RUNS) { SAMPLED } else { 0 }
+}
+
+/// The first pages of each stretch of each run, as many as `wanted` says.
+fn pieces(runs: &[Run], wanted: impl Fn(usize, &Run) -> u32) -> Vec<Piece> {
+    let mut pieces = Vec::new();
     let mut at = 0;
-    let mut buffer = vec![Entry(0); 8192];
-    let runs: &[Run] = &found.runs;
-    for run in runs {
-        let mut done = 0u32;
-        let mut lost = 0;
-        while done < run.len {
-            let len = (run.len - done).min(8192) as usize;
-            let again = &mut buffer[..len];
-            let got = source.facts(run.start + u64::from(done), again)?;
-            again[got..].fill(Entry(0));
-            for (sighting, &is) in found.sightings[at..at + len].iter_mut().zip(again.iter()) {
-                if !second_look(*sighting, is, &mut second) {
+    for (number, run) in runs.iter().enumerate() {
+        let wanted = wanted(number, run);
+        for from in (0..run.len).step_by(STRETCH as usize).filter(|_| wanted > 0) {
+            let len = wanted.min(run.len - from);
+            pieces.push(Piece { start: run.start + u64::from(from), len, at: at + from as usize });
+        }
+        at += run.len as usize;
+    }
+    pieces
+}
+
+fn read_again(
+    sightings: &mut [Sighting],
+    mut pieces: &[Piece],
+    source: &dyn PageSource,
+    second: &mut Second,
+) -> io::Result<()> {
+    let mut buffer = vec![Entry(0); BUFFER];
+    while let Some(first) = pieces.first() {
+        let near = |pair: &&[Piece]| {
+            pair[0].end() <= pair[1].start
+                && pair[1].start - pair[0].end() <= NEAR
+                && pair[1].end() - first.start <= BUFFER as u64
+        };
+        let together = 1 + pieces.windows(2).take_while(near).count();
+        let (batch, rest) = pieces.split_at(together);
+        pieces = rest;
+        let end = batch.last().map_or(first.end(), |piece| piece.end());
+        let again = &mut buffer[..usize::try_from(end - first.start).unwrap_or(BUFFER)];
+        let got = source.facts(first.start, again)?;
+        again[got..].fill(Entry(0));
+        for piece in batch {
+            let from = usize::try_from(piece.start - first.start).unwrap_or(0);
+            let len = piece.len as usize;
+            let pages = sightings[piece.at..piece.at + len].iter_mut();
+            for (sighting, &is) in pages.zip(&again[from..from + len]) {
+                if !second_look(*sighting, is, second) {
                     *sighting = Sighting::WITHDRAWN;
-                    lost += 1;
                 }
             }
-            at += len;
-            done += u32::try_from(len).unwrap_or(u32::MAX);
-        }
-        if lost > 0 {
-            withdrawn.push((run.region, lost));
         }
     }
-    Ok((second, withdrawn))
+    Ok(())
 }
 
 /// Is the page still on the frame on which it was seen?
 fn second_look(was: Sighting, is: Entry, second: &mut Second) -> bool {
     second.reread += 1;
-    if !is.is_present() {
+    if was == Sighting::WITHDRAWN {
+        second.changed += 1; // in the sample before
+        false
+    } else if !is.is_present() {
         second.vanished += 1;
         false
     } else if is.pfn() == was.pfn() {
@@ -182,6 +242,22 @@ mod tests {
         assert!(!second_look(seen, Entry::present(Pfn(6), false, false), &mut second));
         assert!(!second_look(seen, Entry(0), &mut second));
         assert!(!second_look(seen, Entry::swapped(0), &mut second));
-        assert_eq!(second, Second { reread: 5, stable: 2, changed: 1, vanished: 2 });
+        assert!(!second_look(
+            Sighting::WITHDRAWN,
+            Entry::present(Pfn(5), false, false),
+            &mut second
+        ));
+        assert_eq!(second, Second { reread: 6, stable: 2, changed: 2, vanished: 2 });
+    }
+
+    #[test]
+    fn a_sample_is_spread_and_a_full_look_has_every_page() {
+        let mut runs = vec![Run { start: 10, len: 30, region: 0 }; 2];
+        runs.push(Run { start: 5000, len: 5000, region: 0 });
+        let sample = pieces(&runs, sampled);
+        let list: Vec<(u64, u32, usize)> = sample.iter().map(|p| (p.start, p.len, p.at)).collect();
+        assert_eq!(list, [(10, 8, 0), (5000, 8, 60), (7048, 8, 2108), (9096, 8, 4156)]);
+        let all = pieces(&runs, |_, _| STRETCH);
+        assert_eq!(all.iter().map(|p| p.len).sum::<u32>(), 5060);
     }
 }

@@ -2,6 +2,7 @@
 
 pub use super::cause::Cause;
 use super::content::{self, Compared, Contents, Seen};
+use super::double::{self, Double};
 use super::scan::{Scan, ScanError};
 use crate::abi::kpageflags::PageFlags;
 use crate::abi::ksm::{Ksm, Run};
@@ -97,19 +98,6 @@ pub struct Where {
     pub pages: u64,
 }
 
-/// Memory that is there twice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Double {
-    /// The VM.
-    pub vm: String,
-    /// The file.
-    pub file: String,
-    /// Pages of zeros in the file, made there only because the copy above them was.
-    pub pages: u64,
-    /// What to change.
-    pub advice: &'static str,
-}
-
 /// What is known of the host.
 #[derive(Debug)]
 pub struct HostState {
@@ -146,7 +134,7 @@ pub fn why(
         read_pages: contents.read,
         unreadable_pages: contents.unreadable,
         one_in: contents.one_in,
-        double: double(vms, &blocks)?,
+        double: double::find(vms, &blocks)?,
     })
 }
 
@@ -435,70 +423,4 @@ impl Found {
         counts.sort_by_key(|c| std::cmp::Reverse(c.pages));
         counts
     }
-}
-
-/// What to do about memory that is there twice.
-const DOUBLE_ADVICE: &str = "the file's own pages are never read again: map it shared (share=on), or use anonymous memory instead of a memfd (Cloud Hypervisor: no memory zone with a file; QEMU: memory-backend-ram)";
-
-/// Private copies above pages of memory files. A file that several VMs of the scan map is a
-/// template, and its copies are what they are for.
-///
-/// A write to a hole of a file that is mapped privately makes two pages: one of zeros in the file,
-/// and its copy (`mm/memory.c`, `do_cow_fault`; `mm/shmem.c`, `shmem_fault`). A page of the file that
-/// has content was there before, for others too: that is what a template is.
-fn double(vms: &[Vm], blocks: &[Vec<Vma>]) -> Result<Vec<Double>, ScanError> {
-    let mut mapped_by: HashMap<_, HashSet<usize>> = HashMap::new();
-    for (i, block) in blocks.iter().enumerate().flat_map(|(i, b)| b.iter().map(move |b| (i, b))) {
-        if let Some(file) = block.file {
-            mapped_by.entry(file).or_default().insert(i);
-        }
-    }
-    let mut found: BTreeMap<(usize, &str), u64> = BTreeMap::new();
-    for (i, block) in blocks.iter().enumerate().flat_map(|(i, b)| b.iter().map(move |b| (i, b))) {
-        let alone = block.file.is_some_and(|file| mapped_by[&file].len() == 1);
-        let memory = block.is_memfd() || block.name.starts_with("/dev/shm/");
-        if block.shared || !memory || !alone || vms[i].pid.is_none() {
-            continue;
-        }
-        let pages = copies_above_cache(&vms[i], block)?;
-        if pages > 0 {
-            *found.entry((i, &block.name)).or_default() += pages;
-        }
-    }
-    Ok(found
-        .into_iter()
-        .map(|((i, file), pages)| Double {
-            vm: vms[i].name.clone(),
-            file: file.to_owned(),
-            pages,
-            advice: DOUBLE_ADVICE,
-        })
-        .collect())
-}
-
-/// Pages of a private mapping that are copied and whose original is still in memory, and zero.
-fn copies_above_cache(vm: &Vm, block: &Vma) -> Result<u64, ScanError> {
-    use crate::abi::pagemap::Entry;
-    const AT_ONCE: usize = 64;
-    let (mut pages, mut bytes) = (0, vec![0; AT_ONCE * 4096]);
-    for piece in block.pages.pieces(1 << 16) {
-        let Some(cached) = vm.source.cached(block, piece) else { return Ok(0) };
-        let mut entries = vec![Entry(0); cached.len()];
-        let got = vm
-            .source
-            .facts(piece.start, &mut entries)
-            .map_err(|source| ScanError::PageTable { vm: vm.name.clone(), source })?;
-        let copied = |e: &Entry| e.is_present() && !e.is_file();
-        let doubled: Vec<u64> = (piece.start..)
-            .zip(entries[..got].iter().zip(&cached))
-            .filter_map(|(page, (e, c))| (copied(e) && *c).then_some(page))
-            .collect();
-        for run in doubled.chunk_by(|a, b| a + 1 == *b).flat_map(|run| run.chunks(AT_ONCE)) {
-            let want = &mut bytes[..run.len() * 4096];
-            let got = vm.source.file_content(block, run[0], want).unwrap_or(0);
-            let zero = |page: &&[u8]| page.iter().all(|&byte| byte == 0);
-            pages += want[..got].chunks_exact(4096).filter(zero).count() as u64;
-        }
-    }
-    Ok(pages)
 }

@@ -6,7 +6,7 @@ use crate::abi::node::Nodes;
 use crate::base::Pfn;
 use crate::sys::kpage::KPage;
 use crate::sys::ksm::KsmUnknown;
-use crate::sys::{caps, ksm, numa};
+use crate::sys::{caps, ksm, numa, vmstat};
 use std::io;
 
 /// What the kernel says of one frame.
@@ -28,6 +28,11 @@ pub trait Frames: Send + Sync {
     /// What each frame is. Asked for only where the count and the page table leave it open: it
     /// costs as much as the count.
     fn flags(&self, pfns: &[Pfn], out: &mut Vec<PageFlags>) -> io::Result<()>;
+
+    /// How often the kernel has moved pages to other frames by itself; compared, not summed.
+    fn moves(&self) -> u64 {
+        0
+    }
 
     /// Both.
     fn facts(&self, pfns: &[Pfn], out: &mut Vec<FrameFacts>) -> io::Result<()> {
@@ -111,5 +116,10 @@ impl Frames for Host {
         out.clear();
         out.extend(words.into_iter().map(PageFlags));
         Ok(())
+    }
+
+    fn moves(&self) -> u64 {
+        let merges = ksm::read().map_or(0, |ksm| ksm.pages_shared + ksm.pages_sharing * 3);
+        vmstat::moves().wrapping_add(merges)
     }
 }

@@ -140,6 +140,10 @@ impl PageSource for ImageSource {
         false
     }
 
+    fn faults(&self) -> u64 {
+        0 // its pages were touched when it was opened
+    }
+
     fn fate(&self) -> Fate {
         Fate::Alive
     }

@@ -56,6 +56,9 @@ pub trait PageSource: Send + Sync + fmt::Debug {
     /// `MADV_UNMERGEABLE` and its like break every merge first, and a fork inherits both.
     fn may_be_merged(&self) -> bool;
 
+    /// Page faults that it has had: it cannot get another frame without one.
+    fn faults(&self) -> u64;
+
     /// What became of it since it was opened.
     fn fate(&self) -> Fate;
 }

@@ -98,6 +98,10 @@ impl PageSource for ProcessSource {
         self.process.ksm_stat().and_then(|stat| stat.mergeable) != Some(false)
     }
 
+    fn faults(&self) -> u64 {
+        self.process.faults()
+    }
+
     fn fate(&self) -> Fate {
         self.process.fate()
     }

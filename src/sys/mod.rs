@@ -22,3 +22,4 @@ pub mod process;
 pub mod scan;
 pub mod signal;
 pub mod stdio;
+pub mod vmstat;

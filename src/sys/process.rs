@@ -179,6 +179,11 @@ impl Process {
         self.dir.statm().map_or(0, |statm| statm.resident)
     }
 
+    /// Page faults that it has had, of all its threads; 0 where it has ended.
+    pub fn faults(&self) -> u64 {
+        self.dir.stat().map_or(0, |stat| stat.minflt + stat.majflt)
+    }
+
     /// What KSM counts for it; `None` before Linux 6.1 or without KSM.
     pub fn ksm_stat(&self) -> Option<KsmStat> {
         let mut text = String::new();

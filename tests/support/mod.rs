@@ -141,6 +141,11 @@ impl Holder {
         assert_eq!(line, "done\n", "the holder was told '{command}'");
     }
 
+    /// Waits until it rests: what it runs while it waits for a command it has run once.
+    pub fn settle(&mut self) {
+        self.tell("discard 0 0");
+    }
+
     /// Ends it at once.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
