@@ -76,7 +76,7 @@ pub struct Found {
     pub sightings: Vec<Sighting>,
     /// Which pages those are.
     pub runs: Vec<Run>,
-    /// Aligned stretches of 512 frames that may be mapped by a huge entry.
+    /// What is mapped by a huge entry whose first page is called exclusive.
     pub huge_runs: Vec<HugeRun>,
     /// What to read again.
     pub sample: Option<Sample>,
@@ -196,8 +196,8 @@ fn extend(runs: &mut Vec<Run>, page: u64, pages: usize, region: u32) {
     }
 }
 
-/// Pages mapped by a huge entry: where 512 entries name an aligned run of frames the kernel is
-/// asked; elsewhere they cannot be.
+/// Pages mapped by a huge entry: where the first and the last of 512 entries name the ends of an
+/// aligned run of frames the kernel is asked; elsewhere they cannot be.
 fn huge(
     entries: &[Entry],
     first: u64,
@@ -207,31 +207,32 @@ fn huge(
 ) -> u64 {
     let skip = usize::try_from(first.next_multiple_of(FRAMES) - first).unwrap_or(0);
     let Some(aligned) = entries.get(skip..) else { return 0 };
-    let mut asked: Option<PageRange> = None;
-    let mut pages = 0;
+    let mut candidates: Vec<(u64, Entry)> = Vec::new();
     for (i, chunk) in aligned.chunks_exact(512).enumerate() {
         let (head, tail) = (chunk[0], chunk[511]);
         let contiguous = head.is_present()
             && tail.is_present()
             && head.pfn().0.is_multiple_of(FRAMES)
             && tail.pfn().0 == head.pfn().0 + FRAMES - 1;
-        if !contiguous {
-            continue;
+        if contiguous {
+            candidates.push((first + skip as u64 + i as u64 * FRAMES, head));
         }
-        if head.is_exclusive() {
-            let (pfn, file, vm) = (head.pfn(), head.is_file(), found.vm);
-            found.huge_runs.push(HugeRun { pfn, region, vm, file });
-        }
-        let start = first + skip as u64 + i as u64 * FRAMES;
-        match &mut asked {
-            Some(range) if range.end == start => range.end += FRAMES,
-            _ => {
-                pages += asked.map_or(0, |range| source.huge_pages(range));
-                asked = Some(PageRange::of(start, FRAMES));
+    }
+    let mut pages = 0;
+    for together in candidates.chunk_by(|a, b| a.0 + FRAMES == b.0) {
+        let all = PageRange::of(together[0].0, together.len() as u64 * FRAMES);
+        let huge = source.huge_pages(all);
+        pages += huge;
+        for &(start, head) in together.iter().filter(|(_, head)| huge > 0 && head.is_exclusive()) {
+            let certain =
+                huge == all.pages() || source.huge_pages(PageRange::of(start, FRAMES)) == FRAMES;
+            if certain {
+                let (pfn, file, vm) = (head.pfn(), head.is_file(), found.vm);
+                found.huge_runs.push(HugeRun { pfn, region, vm, file });
             }
         }
     }
-    pages + asked.map_or(0, |range| source.huge_pages(range))
+    pages
 }
 
 /// Where in a piece to sample: spread by a hash of its place, the same at every run.

@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, HashMap};
 /// Frames of a huge mapping.
 pub const FRAMES: u64 = 512;
 
-/// A stretch of 512 aligned, consecutive frames in one region, whose first is called exclusive.
+/// A huge mapping of 512 consecutive frames, whose first is called exclusive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HugeRun {
     /// First frame.
