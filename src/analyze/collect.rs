@@ -146,25 +146,11 @@ fn count(
     while i < entries.len() {
         let entry = entries[i];
         if entry.is_present() && !entry.is_exclusive() {
-            let shared = entries[i..].iter().take_while(|e| e.is_present() && !e.is_exclusive());
-            let before = found.sightings.len();
-            if before == 0 {
-                // once for all, and not by doubling: what is not used is not touched
-                found.sightings.reserve(usize::try_from(TASK_PAGES).unwrap_or(0));
-            }
-            found.sightings.extend(
-                shared
-                    .take_while(|e| window.holds(e.pfn()))
-                    .map(|e| Sighting::new(e.pfn(), region, e.is_file())),
-            );
-            let kept = found.sightings.len() - before;
-            if kept > 0 {
-                extend(&mut found.runs, first + i as u64, kept, region);
-            }
-            // a frame outside the window is present all the same
-            let seen = kept.max(1);
-            present += seen as u64;
-            i += seen;
+            let open = |e: &&Entry| e.is_present() && !e.is_exclusive();
+            let len = entries[i..].iter().take_while(open).count();
+            keep(&entries[i..i + len], first + i as u64, region, window, found);
+            present += len as u64;
+            i += len;
             continue;
         }
         if entry.is_present() {
@@ -183,6 +169,24 @@ fn count(
     tally.present += present;
     tally.exclusive += exclusive;
     tally.exclusive_file += exclusive_file;
+}
+
+/// Keeps sightings of pages that follow one another, those whose frames are in the window.
+fn keep(entries: &[Entry], first: u64, region: u32, window: Window, found: &mut Found) {
+    if found.sightings.is_empty() {
+        // once for all, and not by doubling: what is not used is not touched
+        found.sightings.reserve(usize::try_from(TASK_PAGES).unwrap_or(0));
+    }
+    let sighting = |e: &Entry| Sighting::new(e.pfn(), region, e.is_file());
+    if window == Window::ALL {
+        found.sightings.extend(entries.iter().map(sighting));
+        extend(&mut found.runs, first, entries.len(), region);
+        return;
+    }
+    for (page, entry) in (first..).zip(entries).filter(|(_, e)| window.holds(e.pfn())) {
+        found.sightings.push(sighting(entry));
+        extend(&mut found.runs, page, 1, region);
+    }
 }
 
 /// Adds `pages` pages from `page` on to the runs.
