@@ -15,7 +15,7 @@ pub struct Flag {
 }
 
 /// Every flag that user space is shown, by bit.
-pub const FLAGS: [Flag; 27] = [
+pub const FLAGS: [Flag; 28] = [
     Flag { bit: 0, name: "locked" },
     Flag { bit: 1, name: "error" },
     Flag { bit: 2, name: "referenced" },
@@ -43,9 +43,12 @@ pub const FLAGS: [Flag; 27] = [
     Flag { bit: 24, name: "zero_page" },
     Flag { bit: 25, name: "idle_page" },
     Flag { bit: 26, name: "pgtable" },
+    Flag { bit: 32, name: "reserved" },
 ];
 
 const ANON: u64 = 1 << 12;
+const NOPAGE: u64 = 1 << 20;
+const RESERVED: u64 = 1 << 32;
 const HUGE: u64 = 1 << 17;
 const KSM: u64 = 1 << 21;
 const THP: u64 = 1 << 22;
@@ -76,6 +79,10 @@ impl PageFlags {
     /// Part of a transparent huge page.
     pub const fn is_thp(self) -> bool {
         self.0 & THP != 0
+    }
+    /// A page of the kernel's own image (vvar, vdso), or of no memory at all (a device's).
+    pub const fn is_kernels(self) -> bool {
+        self.0 & (NOPAGE | RESERVED) != 0
     }
     /// The kernel's page of zeros, small or huge.
     pub const fn is_zero_page(self) -> bool {
@@ -108,13 +115,13 @@ mod tests {
 
     #[test]
     fn the_table_agrees_with_the_masks() {
-        for (i, flag) in FLAGS.iter().enumerate() {
+        for (i, flag) in FLAGS.iter().enumerate().take(27) {
             assert_eq!(flag.bit as usize, i);
         }
         let name = |mask: u64| PageFlags(mask).to_string();
         assert_eq!(
-            [name(ANON), name(HUGE), name(KSM), name(THP), name(ZERO_PAGE)],
-            ["anonymous", "huge", "ksm", "thp", "zero_page"]
+            [name(ANON), name(HUGE), name(KSM), name(THP), name(ZERO_PAGE), name(RESERVED)],
+            ["anonymous", "huge", "ksm", "thp", "zero_page", "reserved"]
         );
         assert_eq!(name(1 << 50 | 1), "locked,bit50");
     }

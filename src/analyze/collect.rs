@@ -97,7 +97,8 @@ impl Window {
     /// Every frame.
     pub const ALL: Self = Self { start: Pfn(0), end: Pfn(1 << 40) };
 
-    const fn holds(self, pfn: Pfn) -> bool {
+    /// Is this frame among them?
+    pub const fn holds(self, pfn: Pfn) -> bool {
         self.start.0 <= pfn.0 && pfn.0 < self.end.0
     }
 }

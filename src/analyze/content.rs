@@ -6,6 +6,7 @@
 
 use super::scan::ScanError;
 use crate::abi::pagemap::{Entry, State};
+use crate::abi::vma::Vma;
 use crate::base::{PAGE_SIZE, PageRange, Pfn};
 use crate::source::Vm;
 use rayon::prelude::*;
@@ -48,6 +49,8 @@ pub struct Contents {
     pub one_in: u64,
     /// Fingerprint of a page of zeros.
     pub zero: u128,
+    /// What the fingerprints were taken with.
+    pub seed: u64,
     /// Pages that could not be read: gone meanwhile, or not readable.
     pub unreadable: u64,
 }
@@ -56,10 +59,15 @@ pub struct Contents {
 /// same ones in every block.
 ///
 /// `skip` names frames that are of no interest (the zero page).
-pub fn read(vms: &[Vm], budget: u64, skip: &HashSet<Pfn>) -> Result<Contents, ScanError> {
+pub fn read(
+    vms: &[Vm],
+    blocks: &[Vec<Vma>],
+    budget: u64,
+    skip: &HashSet<Pfn>,
+) -> Result<Contents, ScanError> {
     // Guests choose the content: a seed of our own keeps them from choosing collisions.
     let seed = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    let pieces: Vec<(u32, u32, PageRange)> = pieces(vms);
+    let pieces: Vec<(u32, u32, PageRange)> = pieces(vms, blocks);
     let present = pieces
         .par_iter()
         .map(|&(vm, _, piece)| present(&vms[vm as usize], piece))
@@ -80,16 +88,18 @@ pub fn read(vms: &[Vm], budget: u64, skip: &HashSet<Pfn>) -> Result<Contents, Sc
     seen.dedup_by_key(|s| s.pfn);
     seen.par_sort_unstable_by_key(|s| (s.print, s.vm, s.page));
     let zero = XxHash3_128::oneshot_with_seed(seed, &[0; PAGE]);
-    Ok(Contents { seen, present, read, one_in, zero, unreadable })
+    Ok(Contents { seen, present, read, one_in, zero, seed, unreadable })
 }
 
 /// Pages in a piece of work.
 const PIECE: u64 = 1 << 14;
 
-fn pieces(vms: &[Vm]) -> Vec<(u32, u32, PageRange)> {
+/// Never of a device: reading its registers can do anything.
+fn pieces(vms: &[Vm], blocks: &[Vec<Vma>]) -> Vec<(u32, u32, PageRange)> {
     let mut all = Vec::new();
-    for (v, vm) in (0u32..).zip(vms) {
-        for (b, block) in (0u32..).zip(vm.source.blocks()).filter(|(_, block)| block.read) {
+    let memory = |block: &&Vma| block.read && !block.flags.unwrap_or_default().device;
+    for ((v, vm), blocks) in (0u32..).zip(vms).zip(blocks) {
+        for (b, block) in (0u32..).zip(blocks).filter(|(_, block)| memory(block)) {
             for range in vm.source.populated(block.pages) {
                 all.extend(range.pieces(PIECE).map(|piece| (v, b, piece)));
             }
@@ -176,19 +186,20 @@ pub enum Compared {
 }
 
 /// Reads the pages of one fingerprint again; tells of each whether it still equals the first.
-pub fn compare(vms: &[Vm], alike: &[Seen]) -> Vec<Compared> {
+pub fn compare(vms: &[Vm], alike: &[Seen], seed: u64) -> Vec<Compared> {
     let mut first = [0u8; PAGE];
     let mut other = [0u8; PAGE];
     let read = |seen: &Seen, out: &mut [u8; PAGE]| {
         matches!(vms[seen.vm as usize].source.content(seen.page, out), Ok(PAGE))
     };
-    let have_first = alike.first().is_some_and(|seen| read(seen, &mut first));
-    alike
-        .iter()
-        .enumerate()
-        .map(|(i, seen)| {
-            let equal = have_first && (i == 0 || (read(seen, &mut other) && other == first));
-            if equal { Compared::Equal } else { Compared::Volatile }
-        })
-        .collect()
+    // held against the first that is as it was, not against one that has changed meanwhile
+    let as_it_was = |seen: &Seen, bytes: &mut [u8; PAGE]| {
+        read(seen, bytes) && XxHash3_128::oneshot_with_seed(seed, bytes) == seen.print
+    };
+    let have_first = alike.iter().any(|seen| as_it_was(seen, &mut first));
+    let compare = |seen| match have_first && read(seen, &mut other) && other == first {
+        true => Compared::Equal,
+        false => Compared::Volatile,
+    };
+    alike.iter().map(compare).collect()
 }

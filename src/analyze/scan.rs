@@ -142,10 +142,21 @@ pub fn scan(
         .num_threads(options.threads)
         .build()
         .map_err(ScanError::Threads)?;
-    let (regions, tasks) = plan(vms).ok_or(ScanError::TooManyRegions)?;
-    let mut state = State::new(vms, regions, options);
-    pool.install(|| state.all_passes(&tasks, frames, progress))?;
-    Ok(state.finish())
+    // What a VM shared with one that ended meanwhile is no longer so: then the others are scanned
+    // once more, without it.
+    let mut gone = vec![false; vms.len()];
+    loop {
+        let (regions, mut tasks) = plan(vms).ok_or(ScanError::TooManyRegions)?;
+        tasks.retain(|task| !gone[task.vm as usize]);
+        let mut state = State::new(vms, regions, options, gone.clone());
+        pool.install(|| state.all_passes(&tasks, frames, progress))?;
+        let scan = state.finish();
+        let ended: Vec<bool> = scan.vms.iter().map(|vm| vm.fate != Fate::Alive).collect();
+        if ended == gone {
+            return Ok(scan);
+        }
+        gone = ended;
+    }
 }
 
 struct State<'a> {
@@ -164,7 +175,7 @@ struct State<'a> {
 }
 
 impl<'a> State<'a> {
-    fn new(vms: &'a [Vm], regions: Vec<Region>, options: &'a Options) -> Self {
+    fn new(vms: &'a [Vm], regions: Vec<Region>, options: &'a Options, gone: Vec<bool>) -> Self {
         let places = Places::new(&regions);
         let tallies = vec![Tally::default(); regions.len()];
         let frames =
@@ -175,7 +186,7 @@ impl<'a> State<'a> {
             regions,
             tallies,
             frames,
-            gone: vec![false; vms.len()],
+            gone,
             seconds: vec![Second::default(); vms.len()],
             verified: options.verify,
             passes: 0,
@@ -202,7 +213,8 @@ impl<'a> State<'a> {
             }
             self.passes += 1;
             self.second_look(&mut found, before == self.unrest(frames))?;
-            self.owed |= huge::settle(&mut found, &mut self.tallies);
+            self.owed |= huge::settle(&mut found, &mut self.tallies, window, frames)
+                .map_err(ScanError::Frames)?;
             let sightings = fold(living(found, &self.gone), &mut self.places);
             let ground = Ground {
                 regions: &self.regions,
@@ -374,8 +386,10 @@ fn narrower(all: &[Found], most: u64) -> Option<Pfn> {
         all.iter().flat_map(|f| f.sightings.iter().step_by(256)).map(|s| s.pfn()).collect();
     some.sort_unstable();
     let (first, middle) = (*some.first()?, some[some.len() / 2]);
-    // One frame that is mapped more often than fits cannot be divided.
-    (middle > first).then_some(middle)
+    // One frame that is mapped more often than fits, as the zero page can be, cannot be divided:
+    // then it stays, and all others go.
+    let next = || some.iter().copied().find(|&pfn| pfn > first);
+    if middle > first { Some(middle) } else { next() }
 }
 
 /// The sightings of VMs that live, in the order of the VMs.

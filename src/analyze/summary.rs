@@ -1,9 +1,11 @@
 //! A row a VM, and what all of them need together.
 
 use super::scan::Scan;
+use super::unmapped;
 use super::verify::Second;
 use crate::base::mechanism::ByMechanism;
 use crate::source::{Fate, Vm};
+use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -82,7 +84,7 @@ pub fn summary(scan: &Scan) -> Summary {
     let vms: Vec<VmSummary> = (0..scan.vms.len()).map(|vm| one(scan, vm)).collect();
     let everyone: Vec<usize> = (0..vms.len()).collect();
     let footprint_pages = scan.footprint(&everyone);
-    let naive_pages = vms.iter().map(|vm| vm.resident_pages - vm.by.zero).sum();
+    let naive_pages = vms.iter().map(|vm| vm.resident_pages.saturating_sub(vm.by.zero)).sum();
     Summary {
         vms,
         footprint_pages,
@@ -210,7 +212,7 @@ impl Scan {
         // between passes it is what cannot be accounted for.
         let settled = t.unique + t.by.total();
         t.changed += t.resident.saturating_sub(settled);
-        t.pss_bytes = pss / super::tally::PSS_UNIT * crate::base::PAGE_SIZE;
+        t.pss_bytes = pss / (super::tally::PSS_UNIT / crate::base::PAGE_SIZE);
         t
     }
 
@@ -232,36 +234,10 @@ impl Scan {
 }
 
 /// Fills in how much memory each VM owns in files that it maps shared without having it in its
-/// page table. Asks the page cache, page by page, and brings nothing in.
-pub fn find_unmapped(summary: &mut Summary, vms: &[Vm], scan: &Scan) {
-    use rayon::prelude::*;
-    let pages: Vec<u64> = vms.par_iter().enumerate().map(|(i, vm)| unmapped(i, vm, scan)).collect();
+/// page table.
+pub fn find_unmapped(summary: &mut Summary, vms: &[Vm]) {
+    let pages: Vec<u64> = vms.par_iter().map(unmapped::of_vm).collect();
     for (row, pages) in summary.vms.iter_mut().zip(pages) {
         row.unmapped_pages = pages;
     }
-}
-
-fn unmapped(index: usize, vm: &Vm, scan: &Scan) -> u64 {
-    let memory_file = |block: &&crate::abi::vma::Vma| {
-        block.shared && (block.is_memfd() || block.name.starts_with("/dev/shm/"))
-    };
-    let blocks: Vec<_> = vm.source.blocks().iter().filter(memory_file).collect();
-    if blocks.is_empty() || vm.pid.is_none() {
-        return 0;
-    }
-    let cached: u64 = blocks
-        .iter()
-        .filter_map(|block| vm.source.cached(block, block.pages))
-        .map(|pages| pages.iter().filter(|&&here| here).count() as u64)
-        .sum();
-    let mapped: u64 = scan
-        .regions_of(index)
-        .filter(|(region, _)| {
-            blocks.iter().any(|b| {
-                b.shared == region.shared && b.name == region.name && b.file == region.file
-            })
-        })
-        .map(|(_, counts)| counts.tally.present)
-        .sum();
-    cached.saturating_sub(mapped)
 }

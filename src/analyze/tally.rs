@@ -11,9 +11,9 @@ use rayon::prelude::*;
 use std::collections::HashMap;
 use std::io;
 
-/// One part in this many of a page: the kernel's own unit for proportional set size
-/// (`PSS_SHIFT` in `fs/proc/task_mmu.c`).
-pub const PSS_UNIT: u64 = 4096;
+/// One part in this many of a page: bytes and the kernel's own fraction of them for proportional
+/// set size (`PSS_SHIFT` in `fs/proc/task_mmu.c`).
+pub const PSS_UNIT: u64 = 4096 << 12;
 
 /// Frames of which the kernel is asked at once.
 const BATCH: usize = 8192;
@@ -288,9 +288,14 @@ pub fn judge(frame: &[Sighting], facts: FrameFacts, places: &Places) -> Verdict 
         return Verdict::Zero;
     }
     let seen = places.pages(frame);
-    let kernels = facts.mapped == 0 && !facts.flags.is_anon();
+    // A frame that was freed in between is mapped by nobody and anonymous no longer: only a page
+    // that is in no list of the kernel's is its own.
+    let kernels = facts.mapped == 0 && facts.flags.is_kernels();
+    let file = frame[0].is_file();
+    let another =
+        !kernels && file == facts.flags.is_anon() || frame.iter().any(|s| s.is_file() != file);
     // The count of a large folio can be an average, which contradicts nothing.
-    if seen > facts.mapped && !kernels && !facts.flags.is_large() {
+    if another || seen > facts.mapped && !kernels && !facts.flags.is_large() {
         return Verdict::Contradicted;
     }
     let mechanism = if facts.flags.is_ksm() {

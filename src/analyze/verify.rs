@@ -5,9 +5,9 @@
 //! back), so two such pages with one frame shared it at the same time. A page whose entry has
 //! changed is withdrawn and counted apart.
 //!
-//! A frame can come to another process only by a page fault of that process, or by the kernel moving
-//! pages (migration, collapse, KSM). Where no target had a fault meanwhile and the kernel moved
-//! nothing, a sample is looked at; otherwise every page is.
+//! A frame comes to another process by a page fault of that process, or by the kernel moving pages
+//! (migration, collapse, KSM, swap). Where no target had a fault meanwhile and the kernel counted no
+//! move, a sample is looked at, for what those counters do not tell; otherwise every page is.
 
 use super::collect::{Found, Run};
 use super::sighting::Sighting;
@@ -197,7 +197,7 @@ fn second_look(was: Sighting, is: Entry, second: &mut Second) -> bool {
     } else if !is.is_present() {
         second.vanished += 1;
         false
-    } else if is.pfn() == was.pfn() {
+    } else if is.pfn() == was.pfn() && is.is_file() == was.is_file() {
         second.stable += 1;
         true
     } else {

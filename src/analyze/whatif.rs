@@ -1,6 +1,8 @@
 //! What if some VMs left: growth there, gain here, and what would have to be sent.
 
 use super::scan::Scan;
+use super::unmapped;
+use crate::source::Vm;
 use serde::Serialize;
 
 /// Two ways to move: every page for itself, or what is shared once.
@@ -25,20 +27,24 @@ pub struct Forecast {
     /// Of these, pages of files and of shared memory: page cache can be reclaimed at once, but
     /// pages of a tmpfs file stay until the file is removed.
     pub source_freed_cache_pages: u64,
-    /// Swap space that the source gains.
+    /// Swap space that the source gains. Slots that a fork has in common are counted for each VM, so
+    /// this and what is sent of them is the most that it can be.
     pub source_freed_swap_pages: u64,
     /// What has to be sent.
     pub send_pages: Ways,
     /// Frames that need neither be sent nor grow the destination, since it has the template.
     pub template_pages: u64,
+    /// Of what is sent and kept: pages of files of memory that the VMs map shared, without having
+    /// them in a page table.
+    pub unmapped_pages: u64,
 }
 
-/// The forecast for VMs `leaving`, by position in the scan.
-pub fn forecast(scan: &Scan, leaving: &[usize]) -> Forecast {
+/// The forecast for VMs `leaving`, by position in the scan and among `vms`.
+pub fn forecast(scan: &Scan, vms: &[Vm], leaving: &[usize]) -> Forecast {
     let totals = leaving.iter().map(|&vm| scan.totals(vm));
     let (mut naive, mut swapped, mut freed, mut freed_cache) = (0, 0, 0, 0);
     for t in totals {
-        naive += t.resident - t.by.zero + t.swapped;
+        naive += t.resident.saturating_sub(t.by.zero) + t.swapped;
         swapped += t.swapped;
         freed_cache += t.unique_file;
         freed += t.changed;
@@ -62,7 +68,18 @@ pub fn forecast(scan: &Scan, leaving: &[usize]) -> Forecast {
             freed_cache += by.file + by.shmem;
         }
     }
-    let kept = scan.footprint(leaving) + swapped - template;
+    let gone: Vec<&Vm> = leaving.iter().map(|&vm| &vms[vm]).collect();
+    let files = unmapped::of_all(&gone);
+    let unmapped: u64 = files.values().sum();
+    naive += gone.iter().map(|vm| unmapped::of_vm(vm)).sum::<u64>();
+    for (file, pages) in files {
+        let mapped_by = scan.regions.iter().filter(|region| region.file == Some(file));
+        if mapped_by.map(|region| region.vm).all(|vm| leaves(&vm)) {
+            freed += pages;
+            freed_cache += pages;
+        }
+    }
+    let kept = (scan.footprint(leaving) + swapped + unmapped).saturating_sub(template);
     let ways = Ways { naive, kept };
     Forecast {
         leaving: leaving.iter().map(|&vm| scan.vms[vm].name.clone()).collect(),
@@ -72,5 +89,6 @@ pub fn forecast(scan: &Scan, leaving: &[usize]) -> Forecast {
         source_freed_swap_pages: swapped,
         send_pages: ways,
         template_pages: template,
+        unmapped_pages: unmapped,
     }
 }

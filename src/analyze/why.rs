@@ -120,7 +120,7 @@ pub fn why(
 ) -> Result<Why, ScanError> {
     let blocks = flagged(vms)?;
     let zero = zero_frames(scan, frames)?;
-    let contents = content::read(vms, budget, &zero)?;
+    let contents = content::read(vms, &blocks, budget, &zero)?;
     let causes = Causes { vms, blocks: &blocks, frames, host, contents: &contents }.find()?;
     let equal_pages = causes.pages.values().sum();
     Ok(Why {
@@ -307,7 +307,7 @@ impl Causes<'_> {
     /// others has a cause, its own or, where only the whole stands in the way, the host's.
     fn one_content(&self, alike: &[Seen]) -> Result<Found, ScanError> {
         let facts = self.frame_facts(alike)?;
-        let compared = content::compare(self.vms, alike);
+        let compared = content::compare(self.vms, alike, self.contents.seed);
         let zeros = alike[0].print == self.contents.zero;
         let mut found = Found { contents: 1, ..Found::default() };
         let mut causes: Vec<(Option<Cause>, usize)> = (0..alike.len())

@@ -81,6 +81,9 @@ impl ImageSource {
         }
         let file = File::open(path).map_err(failed)?;
         let mapping = Mapping::read_only_file(&file, pages).map_err(failed)?;
+        // touching a page must not make the kernel read those after it
+        mapping.advise(memmap2::Advice::Random).map_err(failed)?;
+        cache::no_readahead(&file).map_err(failed)?;
         let cached = cache::resident(&file, PageRange::of(0, pages)).map_err(failed)?;
         for page in (0..pages).zip(&cached).filter_map(|(page, &here)| here.then_some(page)) {
             mapping.touch(page);

@@ -40,8 +40,9 @@ pub trait PageSource: Send + Sync + fmt::Debug {
     /// Copies the content of one page, which the page table has just shown to be present.
     fn content(&self, page: u64, out: &mut [u8]) -> io::Result<usize>;
 
-    /// For each page of `pages`, which is within one block: is the page of the file behind it in
-    /// the page cache? `None` where there is no file, or it cannot be opened.
+    /// For each page of `pages`, which is within one block: is the page of the file of memory behind
+    /// it (tmpfs, memfd, hugetlbfs) there? `None` where there is no such file, or it cannot be
+    /// opened.
     fn cached(&self, block: &Vma, pages: PageRange) -> Option<Vec<bool>>;
 
     /// Copies what the file behind `block` holds at `page` and after it, from pages that

@@ -71,7 +71,7 @@ impl PageSource for ProcessSource {
 
     fn cached(&self, block: &Vma, pages: PageRange) -> Option<Vec<bool>> {
         block.file?;
-        let file = self.process.mapped_file(block).ok()?;
+        let file = self.process.mapped_file(block).ok().filter(cache::is_memory)?;
         let in_file = PageRange::of(block.page_in_file(pages.start), pages.pages());
         cache::resident(&file, in_file).ok()
     }

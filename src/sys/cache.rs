@@ -5,21 +5,45 @@
 //! through a mapping would allocate it: nothing is read here.
 
 use crate::base::{PAGE_SIZE, PageRange};
+use nix::fcntl::{AtFlags, PosixFadviseAdvice, posix_fadvise};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
+use nix::unistd::{AccessFlags, faccessat};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt;
 
 /// Pages in one call.
 const PIECE: u64 = 1 << 18;
 
 /// For each page of `pages`, numbered from the start of the file: is it in the page cache?
+///
+/// # Errors
+/// `EPERM` for a file of another that we may not write: the kernel then says of every page that it
+/// is there, so as to tell nothing (`can_do_mincore`, since 5.2).
 pub fn resident(file: &File, pages: PageRange) -> io::Result<Vec<bool>> {
+    let own = file.metadata()?.uid() == nix::unistd::geteuid().as_raw();
+    if !own {
+        let flags = AtFlags::AT_EMPTY_PATH | AtFlags::AT_EACCESS;
+        faccessat(file, "", AccessFlags::W_OK, flags)?;
+    }
     let mut all = Vec::with_capacity(usize::try_from(pages.pages()).unwrap_or(0));
     for piece in pages.pieces(PIECE) {
         one_piece(file, piece, &mut all)?;
     }
     Ok(all)
+}
+
+/// Has reads through this descriptor bring in what they ask for and no more.
+pub fn no_readahead(file: &File) -> io::Result<()> {
+    Ok(posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM)?)
+}
+
+/// Is the file memory without a disk behind it: tmpfs, a memfd, hugetlbfs?
+pub fn is_memory(file: &File) -> bool {
+    let kinds = [TMPFS_MAGIC, HUGETLBFS_MAGIC];
+    fstatfs(file).is_ok_and(|fs| kinds.contains(&fs.filesystem_type()))
 }
 
 fn one_piece(file: &File, pages: PageRange, out: &mut Vec<bool>) -> io::Result<()> {

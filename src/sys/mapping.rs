@@ -77,14 +77,6 @@ impl Mapping {
         }
     }
 
-    /// The whole of a private mapping, to be filled; `None` for shared ones.
-    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
-        match &mut self.kind {
-            Kind::Private(map) => Some(map),
-            Kind::Shared(_) => None,
-        }
-    }
-
     /// Reads one byte of page `page` of the mapping, so that it is in our page table.
     ///
     /// # Panics
@@ -175,6 +167,5 @@ mod tests {
         assert_eq!((shared.touch(0), private.touch(0)), (b'a', b'b'));
         private.discard(PageRange::of(0, 1)).unwrap();
         assert_eq!(private.touch(0), b'a');
-        assert!(shared.bytes_mut().is_none());
     }
 }

@@ -2,9 +2,11 @@
 
 use std::fs;
 
-/// Events that put a page on another frame: migration (compaction, NUMA balancing) and the collapse
-/// of small pages into huge ones.
-const MOVES: [&str; 3] = ["pgmigrate_success", "thp_collapse_alloc", "thp_migration_success"];
+/// Events that put a page on another frame without a fault of its process: migration (compaction,
+/// NUMA balancing), the collapse of small pages into huge ones, swap (KVM's asynchronous faults are
+/// the kernel's).
+const MOVES: [&str; 5] =
+    ["pgmigrate_success", "thp_collapse_alloc", "thp_migration_success", "pswpin", "pswpout"];
 
 /// How many pages were moved; 0 where the kernel does not count.
 pub fn moves() -> u64 {

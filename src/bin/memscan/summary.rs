@@ -93,7 +93,7 @@ pub(crate) fn run(args: &SummaryArgs) -> Result<Exit> {
     let scene = common::open(&args.targets, args.scan.quiet)?;
     let scan = common::scan(&scene, &args.scan, &args.scan.options())?;
     let mut result = summary(&scan);
-    find_unmapped(&mut result, &scene.vms, &scan);
+    find_unmapped(&mut result, &scene.vms);
     if args.json {
         output::json(&result)?;
     } else {

@@ -1,15 +1,19 @@
 //! `memscan watch`.
 
 use crate::args::WatchArgs;
+use crate::common::Scene;
 use crate::{common, summary};
 use anyhow::{Context, Result, bail};
-use pageherd::analyze::summary::{Summary, summary as sum_up};
+use pageherd::analyze::Scan;
+use pageherd::analyze::summary::{Summary, find_unmapped, summary as sum_up};
+use pageherd::base::target::{Target, TargetKind};
 use pageherd::base::{Mechanism, PAGE_SIZE};
-use pageherd::cli::args::TableArgs;
+use pageherd::cli::args::{TableArgs, TargetArgs};
 use pageherd::cli::exit::Misuse;
 use pageherd::cli::svg::{Line, time_series};
 use pageherd::cli::table::{Column, render};
 use pageherd::cli::{Exit, output, size};
+use pageherd::source::{Fate, Vm};
 use serde::Serialize;
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -102,30 +106,60 @@ pub(crate) fn run(args: &WatchArgs) -> Result<Exit> {
     let stop = signals()?;
     let live = std::io::stdout().is_terminal() && !args.json;
     let started = Instant::now();
-    let mut series = Vec::new();
+    let (mut series, mut count) = (Vec::new(), 0u64);
     let mut exit = Exit::Ok;
-    let scene = common::open(&args.targets, args.scan.quiet)?;
+    let mut targets = args.targets.clone();
+    let mut scene = common::open(&targets, args.scan.quiet)?;
     let mut lost = common::Lost::default();
     loop {
         let began = Instant::now();
         let scan = common::scan_quietly(&scene, &args.scan, &args.scan.options())?;
         lost.tell(&scan);
         let seconds = began.duration_since(started).as_secs_f64();
-        let point = Point { seconds: (seconds * 1e3).round() / 1e3, summary: sum_up(&scan) };
+        let mut summary = sum_up(&scan);
+        find_unmapped(&mut summary, &scene.vms);
+        let mut point = Point { seconds: (seconds * 1e3).round() / 1e3, summary };
         show(&point, args, live)?;
-        series.push(point);
+        count += 1;
+        if !args.json || args.svg.is_some() {
+            // the series needs the numbers of the VMs, not their files
+            point.summary.vms.iter_mut().for_each(|vm| vm.files.clear());
+            series.push(point);
+        }
         exit = if exit == Exit::Ok { common::exit(&scan) } else { exit };
         let all_gone = scan.vms.iter().all(|vm| vm.fate != pageherd::source::Fate::Alive);
-        if all_gone || args.count.is_some_and(|count| series.len() as u64 >= count) {
+        if all_gone || args.count.is_some_and(|most| count >= most) {
             break;
         }
         match stop.recv_timeout(interval.saturating_sub(began.elapsed())) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
         }
+        scene = look_around(scene, &scan, &mut targets);
     }
     finish(&series, args)?;
     Ok(exit)
+}
+
+/// Opens the targets anew: processes map more memory, and others start. One that has ended since the
+/// last scan is first told of by the next one; where nothing can be opened, what was open stays.
+fn look_around(scene: Scene, last: &Scan, targets: &mut TargetArgs) -> Scene {
+    let told: Vec<i32> =
+        last.vms.iter().filter(|vm| vm.fate == Fate::Exited).filter_map(|vm| vm.pid).collect();
+    let ended = scene.vms.iter().filter(|vm| vm.source.fate() == Fate::Exited);
+    if ended.filter_map(|vm| vm.pid).any(|pid| !told.contains(&pid)) {
+        return scene;
+    }
+    let gone = |t: &Target| matches!(t.kind, TargetKind::Pid { pid, .. } if told.contains(&pid));
+    let named = !targets.targets.is_empty();
+    targets.targets.retain(|target| !gone(target));
+    if named && targets.targets.is_empty() {
+        return scene; // not the whole host instead
+    }
+    let Ok(new) = common::open(targets, true) else { return scene };
+    let another =
+        |vm: &Vm| scene.vms.iter().any(|old| old.pid == vm.pid && old.start_time != vm.start_time);
+    if new.vms.iter().any(another) { scene } else { new }
 }
 
 /// A channel that speaks at SIGINT and SIGTERM, so that the series is not lost.

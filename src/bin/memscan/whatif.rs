@@ -61,8 +61,8 @@ pub(crate) fn run(args: &WhatIfArgs) -> Result<Exit> {
     let leaving = leaving(&names, &args.leave)?;
     let scan = common::scan(&scene, &args.scan, &options)?;
     let answer = Answer {
-        together: forecast(&scan, &leaving),
-        alone: leaving.iter().map(|&vm| forecast(&scan, &[vm])).collect(),
+        together: forecast(&scan, &scene.vms, &leaving),
+        alone: leaving.iter().map(|&vm| forecast(&scan, &scene.vms, &[vm])).collect(),
     };
     if template.is_some() && answer.together.template_pages == 0 {
         let words = "no VM that leaves maps the template: nothing is saved by it";
