@@ -11,6 +11,7 @@ mod files;
 mod forecast;
 mod quiet;
 mod records;
+mod regressions;
 mod sharing;
 mod special;
 mod why;
