@@ -202,7 +202,7 @@ fn extend(runs: &mut Vec<Run>, page: u64, pages: usize, region: u32) {
 }
 
 /// Pages mapped by a huge entry: where the first and the last of 512 entries name the ends of an
-/// aligned run of frames the kernel is asked; elsewhere they cannot be.
+/// aligned run of frames the kernel is asked, once; elsewhere they cannot be.
 fn huge(
     entries: &[Entry],
     first: u64,
@@ -212,29 +212,20 @@ fn huge(
 ) -> u64 {
     let skip = usize::try_from(first.next_multiple_of(FRAMES) - first).unwrap_or(0);
     let Some(aligned) = entries.get(skip..) else { return 0 };
-    let mut candidates: Vec<(u64, Entry)> = Vec::new();
-    for (i, chunk) in aligned.chunks_exact(512).enumerate() {
+    let mut pages = 0;
+    for (start, chunk) in (first + skip as u64..).step_by(512).zip(aligned.chunks_exact(512)) {
         let (head, tail) = (chunk[0], chunk[511]);
         let contiguous = head.is_present()
             && tail.is_present()
             && head.pfn().0.is_multiple_of(FRAMES)
             && tail.pfn().0 == head.pfn().0 + FRAMES - 1;
-        if contiguous {
-            candidates.push((first + skip as u64 + i as u64 * FRAMES, head));
+        if !contiguous || !source.is_huge(start) {
+            continue;
         }
-    }
-    let mut pages = 0;
-    for together in candidates.chunk_by(|a, b| a.0 + FRAMES == b.0) {
-        let all = PageRange::of(together[0].0, together.len() as u64 * FRAMES);
-        let huge = source.huge_pages(all);
-        pages += huge;
-        for &(start, head) in together.iter().filter(|(_, head)| huge > 0 && head.is_exclusive()) {
-            let certain =
-                huge == all.pages() || source.huge_pages(PageRange::of(start, FRAMES)) == FRAMES;
-            if certain {
-                let (pfn, file, vm) = (head.pfn(), head.is_file(), found.vm);
-                found.huge_runs.push(HugeRun { pfn, region, vm, file });
-            }
+        pages += FRAMES;
+        if head.is_exclusive() {
+            let (pfn, file, vm) = (head.pfn(), head.is_file(), found.vm);
+            found.huge_runs.push(HugeRun { pfn, region, vm, file });
         }
     }
     pages

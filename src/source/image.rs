@@ -117,6 +117,10 @@ impl PageSource for ImageSource {
         vec![range]
     }
 
+    fn is_huge(&self, _page: u64) -> bool {
+        false
+    }
+
     fn huge_pages(&self, _range: PageRange) -> u64 {
         0
     }

@@ -34,6 +34,9 @@ pub trait PageSource: Send + Sync + fmt::Debug {
     /// that is not known or not worth asking.
     fn populated(&self, range: PageRange) -> Vec<PageRange>;
 
+    /// Is this page mapped by a huge entry? No where the kernel does not tell.
+    fn is_huge(&self, page: u64) -> bool;
+
     /// How many pages of `range` are mapped by one huge entry; 0 where the kernel does not tell.
     fn huge_pages(&self, range: PageRange) -> u64;
 

@@ -61,6 +61,10 @@ impl PageSource for ProcessSource {
         vec![range]
     }
 
+    fn is_huge(&self, page: u64) -> bool {
+        self.process.is_huge(page).unwrap_or(false)
+    }
+
     fn huge_pages(&self, range: PageRange) -> u64 {
         self.process.huge_pages(range).unwrap_or(0)
     }

@@ -201,6 +201,11 @@ impl Process {
         scan::populated(&self.pagemap, range, out)
     }
 
+    /// Is this page mapped by a huge entry? Needs Linux 6.7.
+    pub fn is_huge(&self, page: u64) -> io::Result<bool> {
+        scan::is_huge(&self.pagemap, page)
+    }
+
     /// Pages of `range` that are mapped huge; needs Linux 6.7.
     pub fn huge_pages(&self, range: PageRange) -> io::Result<u64> {
         scan::huge_pages(&self.pagemap, range)

@@ -31,7 +31,9 @@ const REGIONS: usize = 1024;
 /// # Errors
 /// `ENOTTY` before Linux 6.7.
 pub fn populated(pagemap: &File, range: PageRange, out: &mut Vec<PageRange>) -> io::Result<()> {
-    scan(pagemap, range, 0, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, &mut |found| out.push(found))
+    let mut regions = vec![NONE; REGIONS];
+    let any = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
+    scan(pagemap, range, 0, any, &mut regions, &mut |found| out.push(found))
 }
 
 /// How many pages of `range` are mapped by an entry for a huge page: a transparent huge page that
@@ -41,18 +43,35 @@ pub fn populated(pagemap: &File, range: PageRange, out: &mut Vec<PageRange>) -> 
 /// `ENOTTY` before Linux 6.7.
 pub fn huge_pages(pagemap: &File, range: PageRange) -> io::Result<u64> {
     let mut pages = 0;
-    scan(pagemap, range, PAGE_IS_HUGE | PAGE_IS_PRESENT, 0, &mut |found| pages += found.pages())?;
+    let mut regions = vec![NONE; REGIONS];
+    scan(pagemap, range, HUGE, 0, &mut regions, &mut |found| pages += found.pages())?;
     Ok(pages)
 }
+
+/// Is page `page` mapped by an entry for a huge page? One entry is looked at, whatever it maps.
+///
+/// # Errors
+/// `ENOTTY` before Linux 6.7.
+pub fn is_huge(pagemap: &File, page: u64) -> io::Result<bool> {
+    let mut found = false;
+    scan(pagemap, PageRange::of(page, 1), HUGE, 0, &mut [NONE], &mut |_| found = true)?;
+    Ok(found)
+}
+
+/// What a huge entry is.
+const HUGE: u32 = PAGE_IS_HUGE | PAGE_IS_PRESENT;
+
+/// A region not yet written.
+const NONE: page_region = page_region { start: 0, end: 0, categories: 0 };
 
 fn scan(
     pagemap: &File,
     range: PageRange,
     all_of: u32,
     any_of: u32,
+    regions: &mut [page_region],
     found: &mut dyn FnMut(PageRange),
 ) -> io::Result<()> {
-    let mut regions = vec![page_region { start: 0, end: 0, categories: 0 }; REGIONS];
     let mut at = range.start << PAGE_SHIFT;
     let end = range.end << PAGE_SHIFT;
     while at < end {
@@ -71,8 +90,8 @@ fn scan(
             return_mask: u64::from(all_of | any_of),
         };
         // SAFETY: the kernel reads and writes `arg`, which lives across the call and has the size
-        // that it states, and writes at most `vec_len` regions to `vec`, which is a vector of that
-        // length that nothing else touches meanwhile.
+        // that it states, and writes at most `vec_len` regions to `vec`, which is a slice of that
+        // length that is borrowed here for writing.
         let count = unsafe { request::pagemap_scan(pagemap.as_raw_fd(), &raw mut arg) }?;
         let count = usize::try_from(count).unwrap_or(0);
         for region in &regions[..count] {
