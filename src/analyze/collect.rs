@@ -143,29 +143,31 @@ fn count(
     found: &mut Found,
 ) {
     let (mut present, mut exclusive, mut exclusive_file) = (0u64, 0u64, 0u64);
-    let mut i = 0;
-    while i < entries.len() {
-        let entry = entries[i];
-        if entry.is_present() && !entry.is_exclusive() {
-            let open = |e: &&Entry| e.is_present() && !e.is_exclusive();
-            let len = entries[i..].iter().take_while(open).count();
-            keep(&entries[i..i + len], first + i as u64, region, window, found);
-            present += len as u64;
-            i += len;
+    let mut rest = entries;
+    while let Some(entry) = rest.first() {
+        // Most pages come in stretches of one kind: short loops over one kind are fast ones.
+        let page = first + (entries.len() - rest.len()) as u64;
+        let own = rest.iter().take_while(|e| e.is_present() && e.is_exclusive()).count();
+        if own > 0 {
+            present += own as u64;
+            exclusive += own as u64;
+            exclusive_file += rest[..own].iter().filter(|e| e.is_file()).count() as u64;
+            rest = &rest[own..];
             continue;
         }
-        if entry.is_present() {
-            present += 1;
-            exclusive += 1;
-            exclusive_file += u64::from(entry.is_file());
-        } else if entry.0 != 0 {
-            match entry.state() {
-                State::Swapped => tally.swapped += 1,
-                State::InTransit => tally.in_transit += 1,
-                State::Absent | State::Marker | State::Present { .. } => {}
-            }
+        let open = rest.iter().take_while(|e| e.is_present() && !e.is_exclusive()).count();
+        if open > 0 {
+            present += open as u64;
+            keep(&rest[..open], page, region, window, found);
+            rest = &rest[open..];
+            continue;
         }
-        i += 1;
+        match entry.state() {
+            State::Swapped => tally.swapped += 1,
+            State::InTransit => tally.in_transit += 1,
+            State::Absent | State::Marker | State::Present { .. } => {}
+        }
+        rest = &rest[1..];
     }
     tally.present += present;
     tally.exclusive += exclusive;
