@@ -72,11 +72,6 @@ impl Entry {
         self.0 & FILE != 0
     }
 
-    /// Write-protected through userfaultfd?
-    pub const fn is_uffd_wp(self) -> bool {
-        self.0 & UFFD_WP != 0
-    }
-
     /// The frame of a present entry; 0 where the kernel hides it.
     #[inline]
     pub const fn pfn(self) -> Pfn {

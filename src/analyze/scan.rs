@@ -317,19 +317,17 @@ impl<'a> State<'a> {
         }
     }
 
-    fn finish(mut self) -> Scan {
-        let fates: Vec<Fate> = self
-            .vms
-            .iter()
-            .zip(&self.gone)
-            .map(|(vm, &gone)| match vm.source.fate() {
+    fn finish(self) -> Scan {
+        let vms = self.vms.iter().zip(&self.gone).zip(&self.seconds);
+        let vms = vms.map(|((vm, &gone), &second)| VmScan {
+            name: vm.name.clone(),
+            pid: vm.pid,
+            what: vm.what.clone(),
+            fate: match vm.source.fate() {
                 Fate::Alive if gone => Fate::Exited,
                 fate => fate,
-            })
-            .collect();
-        self.forget(&fates);
-        let vms = self.vms.iter().zip(&fates).zip(&self.seconds).map(|((vm, &fate), &second)| {
-            VmScan { name: vm.name.clone(), pid: vm.pid, what: vm.what.clone(), fate, second }
+            },
+            second,
         });
         let counts = self.tallies.iter().zip(&self.frames.regions);
         Scan {
@@ -343,26 +341,6 @@ impl<'a> State<'a> {
             sightings: self.kept,
             places: self.places,
             exclusive_is_open: self.owed,
-        }
-    }
-
-    /// Takes VMs that ended out of every group: what they shared nobody else of the scan shares
-    /// with them now, and what was seen of them is not the state of anything.
-    fn forget(&mut self, fates: &[Fate]) {
-        if fates.iter().all(|&fate| fate == Fate::Alive) {
-            return;
-        }
-        let lives = |vm: u32| fates[vm as usize] == Fate::Alive;
-        for (i, region) in self.regions.iter().enumerate().filter(|(_, r)| !lives(r.vm)) {
-            debug_assert!(!lives(region.vm));
-            self.tallies[i] = Tally::default();
-            self.frames.regions[i] = Share::default();
-        }
-        for (sharers, by) in std::mem::take(&mut self.frames.groups) {
-            let vms: Box<[u32]> = sharers.vms.iter().copied().filter(|&vm| lives(vm)).collect();
-            if !vms.is_empty() {
-                self.frames.groups.entry(Sharers { vms, ..sharers }).or_default().merge(&by);
-            }
         }
     }
 }

@@ -18,6 +18,26 @@ pub struct Column<R> {
     pub cell: fn(&R, bool) -> String,
 }
 
+/// A column of sizes that are counted in pages: name, help, whether it is shown where nothing is
+/// asked for, and the pages of a row.
+#[macro_export]
+macro_rules! pages_column {
+    ($name:literal, $help:literal, $default:literal, $row:ident: $Row:ty => $pages:expr) => {
+        $crate::cli::table::Column::<$Row> {
+            name: $name,
+            help: $help,
+            right: true,
+            default: $default,
+            cell: |$row, bytes| $crate::cli::size::pages($pages, bytes),
+        }
+    };
+}
+
+/// A process's number, or a dash for what is no process.
+pub fn pid(pid: Option<i32>) -> String {
+    pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())
+}
+
 impl<R> std::fmt::Debug for Column<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name)

@@ -6,3 +6,21 @@
 
 pub mod map;
 pub mod scanfile;
+
+#[cfg(test)]
+mod damage {
+    /// Every prefix of a whole file and every single flipped bit must be refused.
+    pub(super) fn is_refused(good: &[u8], accepts: impl Fn(&[u8]) -> bool) {
+        assert!(accepts(good));
+        for end in 0..good.len() {
+            assert!(!accepts(&good[..end]), "prefix of {end} bytes");
+        }
+        for at in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.to_vec();
+                bad[at] ^= 1 << bit;
+                assert!(!accepts(&bad), "byte {at}, bit {bit}");
+            }
+        }
+    }
+}

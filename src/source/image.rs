@@ -6,6 +6,7 @@
 //! file is filled: the kernel's fault-around maps what is cached, and no more.
 
 use super::{Fate, PageSource};
+use crate::abi::ksm::KsmStat;
 use crate::abi::pagemap::Entry;
 use crate::abi::vma::{FileId, Vma, VmaFlags, printable};
 use crate::base::{PAGE_SIZE, PageRange};
@@ -141,6 +142,10 @@ impl PageSource for ImageSource {
     fn blocks_with_flags(&self) -> io::Result<Vec<Vma>> {
         let flags = Some(VmaFlags::default());
         Ok(self.blocks.iter().map(|block| Vma { flags, ..block.clone() }).collect())
+    }
+
+    fn ksm(&self) -> Option<KsmStat> {
+        None
     }
 
     fn may_be_merged(&self) -> bool {

@@ -11,6 +11,7 @@ pub mod process;
 pub mod resolve;
 pub mod vmm;
 
+use crate::abi::ksm::KsmStat;
 use crate::abi::pagemap::Entry;
 use crate::abi::vma::Vma;
 use crate::base::PageRange;
@@ -55,10 +56,15 @@ pub trait PageSource: Send + Sync + fmt::Debug {
     /// The blocks with the flags that only smaps tells.
     fn blocks_with_flags(&self) -> io::Result<Vec<Vma>>;
 
+    /// What KSM counts for its process; `None` before Linux 6.1, without KSM, and of an image.
+    fn ksm(&self) -> Option<KsmStat>;
+
     /// Can KSM have merged any of it? `false` only where the kernel says that no mapping of the
     /// process is mergeable (`ksm_stat`, `ksm_mergeable`): a merged page never outlives that, since
     /// `MADV_UNMERGEABLE` and its like break every merge first, and a fork inherits both.
-    fn may_be_merged(&self) -> bool;
+    fn may_be_merged(&self) -> bool {
+        self.ksm().and_then(|stat| stat.mergeable) != Some(false)
+    }
 
     /// Page faults that it has had: it cannot get another frame without one.
     fn faults(&self) -> u64;
@@ -81,8 +87,6 @@ pub struct Vm {
     pub start_time: Option<u64>,
     /// What it is, in words: `qemu-system-x86 guest RAM`.
     pub what: String,
-    /// KSM's count for its process.
-    pub ksm: Option<crate::abi::ksm::KsmStat>,
     /// Its memory.
     pub source: Box<dyn PageSource>,
 }

@@ -1,6 +1,7 @@
 //! A live process as a source.
 
 use super::{Fate, PageSource};
+use crate::abi::ksm::KsmStat;
 use crate::abi::pagemap::Entry;
 use crate::abi::vma::Vma;
 use crate::base::{PAGE_SIZE, PageRange};
@@ -98,8 +99,8 @@ impl PageSource for ProcessSource {
         Ok(self.blocks.iter().map(|block| with_flags(block, &all)).collect())
     }
 
-    fn may_be_merged(&self) -> bool {
-        self.process.ksm_stat().and_then(|stat| stat.mergeable) != Some(false)
+    fn ksm(&self) -> Option<KsmStat> {
+        self.process.ksm_stat()
     }
 
     fn faults(&self) -> u64 {

@@ -156,7 +156,6 @@ impl Resolver {
                     pid: None,
                     start_time: None,
                     what: format!("image {}", path.display()),
-                    ksm: None,
                     source: Box::new(source),
                 });
                 Ok(())
@@ -243,9 +242,8 @@ impl Resolver {
         self.vms.push(Vm {
             name,
             pid: Some(process.pid()),
-            start_time: process.start_time(),
+            start_time: Some(process.start_time()),
             what,
-            ksm: process.ksm_stat(),
             source: Box::new(ProcessSource::new(process, blocks, self.pagemap_scan)),
         });
         Ok(())

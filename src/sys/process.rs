@@ -19,6 +19,7 @@ pub struct Process {
     pidfd: PidFd,
     pagemap: File,
     comm: String,
+    start_time: u64,
 }
 
 /// Why a process cannot be looked at.
@@ -115,7 +116,7 @@ impl Process {
         if !dir.is_alive() {
             return Err(ProcessError::NoSuch { pid });
         }
-        Ok(Self { dir, pidfd, pagemap, comm })
+        Ok(Self { dir, pidfd, pagemap, comm, start_time: stat.starttime })
     }
 
     /// Its number.
@@ -139,8 +140,8 @@ impl Process {
 
     /// When it started, in clock ticks since boot: with the number, its name for as long as the
     /// host runs.
-    pub fn start_time(&self) -> Option<u64> {
-        self.dir.stat().ok().map(|stat| stat.starttime)
+    pub const fn start_time(&self) -> u64 {
+        self.start_time
     }
 
     /// Its command line.

@@ -4,8 +4,9 @@ use crate::NAME;
 use crate::args::KsmArgs;
 use anyhow::Result;
 use pageherd::abi::ksm::{Ksm, KsmStat, Run};
-use pageherd::cli::table::{Column, render};
+use pageherd::cli::table::{self, Column, render};
 use pageherd::cli::{Exit, output, size};
+use pageherd::pages_column;
 use pageherd::source::{host, resolve};
 use serde::Serialize;
 use std::fmt::Write;
@@ -50,29 +51,11 @@ const COLUMNS: [Column<Row>; 8] = [
         help: "its process",
         right: true,
         default: true,
-        cell: |r, _| r.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+        cell: |r, _| table::pid(r.pid),
     },
-    Column {
-        name: "MERGED",
-        help: "pages that map a merged frame",
-        right: true,
-        default: true,
-        cell: |r, b| size::pages(r.stat.merging_pages, b),
-    },
-    Column {
-        name: "KNOWN",
-        help: "pages that the scanner keeps a record of",
-        right: true,
-        default: true,
-        cell: |r, b| size::pages(r.stat.rmap_items, b),
-    },
-    Column {
-        name: "ZERO",
-        help: "zero pages put in place by KSM",
-        right: true,
-        default: true,
-        cell: |r, b| size::pages(r.stat.zero_pages, b),
-    },
+    pages_column!("MERGED", "pages that map a merged frame", true, r: Row => r.stat.merging_pages),
+    pages_column!("KNOWN", "pages that the scanner keeps a record of", true, r: Row => r.stat.rmap_items),
+    pages_column!("ZERO", "zero pages put in place by KSM", true, r: Row => r.stat.zero_pages),
     Column {
         name: "PROFIT",
         help: "saved, less the scanner's own records",
@@ -131,8 +114,9 @@ fn rows(args: &KsmArgs) -> Result<Vec<Row>> {
     if !args.targets.targets.is_empty() {
         let found = resolve::resolve(&args.targets.targets, false)?;
         found.notes.iter().for_each(|note| output::remark(NAME, false, note));
-        let row =
-            |vm: pageherd::source::Vm| vm.ksm.map(|stat| Row { name: vm.name, pid: vm.pid, stat });
+        let row = |vm: pageherd::source::Vm| {
+            vm.source.ksm().map(|stat| Row { name: vm.name, pid: vm.pid, stat })
+        };
         return Ok(found.vms.into_iter().filter_map(row).collect());
     }
     let mut rows: Vec<Row> = resolve::ksm_users()?

@@ -5,24 +5,13 @@ use crate::common;
 use anyhow::Result;
 use pageherd::analyze::summary::{Summary, VmSummary, find_unmapped, summary};
 use pageherd::cli::args::TableArgs;
-use pageherd::cli::table::{Column, render};
+use pageherd::cli::table::{self, Column, render};
 use pageherd::cli::{Exit, output, size};
+use pageherd::pages_column;
 use std::fmt::Write;
 
 /// Files named below the table.
 const FILES: usize = 8;
-
-macro_rules! pages {
-    ($name:literal, $help:literal, $default:literal, $row:ident => $pages:expr) => {
-        Column {
-            name: $name,
-            help: $help,
-            right: true,
-            default: $default,
-            cell: |$row: &VmSummary, bytes| size::pages($pages, bytes),
-        }
-    };
-}
 
 pub(crate) const COLUMNS: [Column<VmSummary>; 20] = [
     Column {
@@ -37,9 +26,9 @@ pub(crate) const COLUMNS: [Column<VmSummary>; 20] = [
         help: "its process",
         right: true,
         default: true,
-        cell: |r, _| r.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+        cell: |r, _| table::pid(r.pid),
     },
-    pages!("RESIDENT", "in its page table, on a frame", true, r => r.resident_pages),
+    pages_column!("RESIDENT", "in its page table, on a frame", true, r: VmSummary => r.resident_pages),
     Column {
         name: "PSS",
         help: "each frame divided by all that map it",
@@ -49,19 +38,19 @@ pub(crate) const COLUMNS: [Column<VmSummary>; 20] = [
             if bytes { r.pss_bytes.to_string() } else { size::human(r.pss_bytes) }
         },
     },
-    pages!("UNIQUE", "frames that nothing else maps: what leaves if it goes", true, r => r.unique_pages),
-    pages!("SHARED", "pages that others map too, or that it maps twice", false, r => r.shared_pages),
-    pages!("KSM", "shared: merged by KSM", true, r => r.by.ksm),
-    pages!("FORK", "shared: copy-on-write since a fork", true, r => r.by.fork),
-    pages!("FILE", "shared: template or page cache, mapped privately", true, r => r.by.file),
-    pages!("SHMEM", "shared: file, memfd or memory that is mapped shared", true, r => r.by.shmem),
-    pages!("ZERO", "the kernel's page of zeros", true, r => r.by.zero),
-    pages!("OUTSIDE", "shared with processes that were not scanned", false, r => r.outside_pages),
-    pages!("SWAPPED", "on a swap device", true, r => r.swapped_pages),
-    pages!("HUGE", "mapped by huge entries", true, r => r.huge_pages),
-    pages!("UNMAPPED", "in its shared memory file, not in its page table", false, r => r.unmapped_pages),
-    pages!("CHANGED", "changed or vanished between two looks", false, r => r.changed_pages),
-    pages!("BOUND", "may have changed unseen (95 % bound)", false, r => r.error_bound_pages),
+    pages_column!("UNIQUE", "frames that nothing else maps: what leaves if it goes", true, r: VmSummary => r.unique_pages),
+    pages_column!("SHARED", "pages that others map too, or that it maps twice", false, r: VmSummary => r.shared_pages),
+    pages_column!("KSM", "shared: merged by KSM", true, r: VmSummary => r.by.ksm),
+    pages_column!("FORK", "shared: copy-on-write since a fork", true, r: VmSummary => r.by.fork),
+    pages_column!("FILE", "shared: template or page cache, mapped privately", true, r: VmSummary => r.by.file),
+    pages_column!("SHMEM", "shared: file, memfd or memory that is mapped shared", true, r: VmSummary => r.by.shmem),
+    pages_column!("ZERO", "the kernel's page of zeros", true, r: VmSummary => r.by.zero),
+    pages_column!("OUTSIDE", "shared with processes that were not scanned", false, r: VmSummary => r.outside_pages),
+    pages_column!("SWAPPED", "on a swap device", true, r: VmSummary => r.swapped_pages),
+    pages_column!("HUGE", "mapped by huge entries", true, r: VmSummary => r.huge_pages),
+    pages_column!("UNMAPPED", "in its shared memory file, not in its page table", false, r: VmSummary => r.unmapped_pages),
+    pages_column!("CHANGED", "changed or vanished between two looks", false, r: VmSummary => r.changed_pages),
+    pages_column!("BOUND", "may have changed unseen (95 % bound)", false, r: VmSummary => r.error_bound_pages),
     Column {
         name: "STABLE",
         help: "pages read again / of these unchanged",

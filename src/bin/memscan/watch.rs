@@ -12,7 +12,8 @@ use pageherd::cli::args::{TableArgs, TargetArgs};
 use pageherd::cli::exit::Misuse;
 use pageherd::cli::svg::{Line, time_series};
 use pageherd::cli::table::{Column, render};
-use pageherd::cli::{Exit, output, size};
+use pageherd::cli::{Exit, output};
+use pageherd::pages_column;
 use pageherd::source::{Fate, Vm};
 use serde::Serialize;
 use std::fmt::Write;
@@ -36,20 +37,8 @@ const COLUMNS: [Column<Point>; 9] = [
         default: true,
         cell: |p, _| format!("{:.1}", p.seconds),
     },
-    Column {
-        name: "FOOTPRINT",
-        help: "distinct frames",
-        right: true,
-        default: true,
-        cell: |p, b| size::pages(p.summary.footprint_pages, b),
-    },
-    Column {
-        name: "NAIVE",
-        help: "where sharing is lost",
-        right: true,
-        default: true,
-        cell: |p, b| size::pages(p.summary.naive_pages, b),
-    },
+    pages_column!("FOOTPRINT", "distinct frames", true, p: Point => p.summary.footprint_pages),
+    pages_column!("NAIVE", "where sharing is lost", true, p: Point => p.summary.naive_pages),
     Column {
         name: "EXPANSION",
         help: "their ratio",
@@ -57,41 +46,11 @@ const COLUMNS: [Column<Point>; 9] = [
         default: true,
         cell: |p, _| format!("{:.2}", p.summary.expansion),
     },
-    Column {
-        name: "UNIQUE",
-        help: "frames of one VM alone",
-        right: true,
-        default: true,
-        cell: |p, b| size::pages(p.summary.vms.iter().map(|v| v.unique_pages).sum(), b),
-    },
-    Column {
-        name: "KSM",
-        help: "pages shared through KSM",
-        right: true,
-        default: true,
-        cell: |p, b| size::pages(p.summary.vms.iter().map(|v| v.by.ksm).sum(), b),
-    },
-    Column {
-        name: "FORK",
-        help: "pages shared since a fork",
-        right: true,
-        default: true,
-        cell: |p, b| size::pages(p.summary.vms.iter().map(|v| v.by.fork).sum(), b),
-    },
-    Column {
-        name: "FILE",
-        help: "pages shared through files",
-        right: true,
-        default: true,
-        cell: |p, b| size::pages(p.summary.vms.iter().map(|v| v.by.file).sum(), b),
-    },
-    Column {
-        name: "SHMEM",
-        help: "pages of shared mappings",
-        right: true,
-        default: true,
-        cell: |p, b| size::pages(p.summary.vms.iter().map(|v| v.by.shmem).sum(), b),
-    },
+    pages_column!("UNIQUE", "frames of one VM alone", true, p: Point => p.summary.vms.iter().map(|v| v.unique_pages).sum()),
+    pages_column!("KSM", "pages shared through KSM", true, p: Point => p.summary.vms.iter().map(|v| v.by.ksm).sum()),
+    pages_column!("FORK", "pages shared since a fork", true, p: Point => p.summary.vms.iter().map(|v| v.by.fork).sum()),
+    pages_column!("FILE", "pages shared through files", true, p: Point => p.summary.vms.iter().map(|v| v.by.file).sum()),
+    pages_column!("SHMEM", "pages of shared mappings", true, p: Point => p.summary.vms.iter().map(|v| v.by.shmem).sum()),
 ];
 
 pub(crate) fn run(args: &WatchArgs) -> Result<Exit> {

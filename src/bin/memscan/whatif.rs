@@ -7,7 +7,8 @@ use pageherd::analyze::Options;
 use pageherd::analyze::whatif::{Forecast, forecast};
 use pageherd::cli::exit::Misuse;
 use pageherd::cli::table::{Column, render};
-use pageherd::cli::{Exit, output, size};
+use pageherd::cli::{Exit, output};
+use pageherd::pages_column;
 use pageherd::source::image;
 use serde::Serialize;
 
@@ -19,18 +20,6 @@ struct Answer {
     alone: Vec<Forecast>,
 }
 
-macro_rules! pages {
-    ($name:literal, $help:literal, $default:literal, $row:ident => $pages:expr) => {
-        Column {
-            name: $name,
-            help: $help,
-            right: true,
-            default: $default,
-            cell: |$row: &Forecast, bytes| size::pages($pages, bytes),
-        }
-    };
-}
-
 const COLUMNS: [Column<Forecast>; 9] = [
     Column {
         name: "LEAVING",
@@ -39,14 +28,14 @@ const COLUMNS: [Column<Forecast>; 9] = [
         default: true,
         cell: |r, _| r.leaving.join("+"),
     },
-    pages!("GROWTH-NAIVE", "what the destination grows by where sharing is lost", true, r => r.destination_pages.naive),
-    pages!("GROWTH-KEPT", "what it grows by where sharing is kept", true, r => r.destination_pages.kept),
-    pages!("FREED", "what the source gains", true, r => r.source_freed_pages),
-    pages!("FREED-CACHE", "of that, pages of files and shared memory", false, r => r.source_freed_cache_pages),
-    pages!("FREED-SWAP", "swap space that the source gains", false, r => r.source_freed_swap_pages),
-    pages!("SEND-NAIVE", "bytes to send, every page for itself", true, r => r.send_pages.naive),
-    pages!("SEND-KEPT", "bytes to send, each distinct page once", true, r => r.send_pages.kept),
-    pages!("TEMPLATE", "pages that the destination has in the template", false, r => r.template_pages),
+    pages_column!("GROWTH-NAIVE", "what the destination grows by where sharing is lost", true, r: Forecast => r.destination_pages.naive),
+    pages_column!("GROWTH-KEPT", "what it grows by where sharing is kept", true, r: Forecast => r.destination_pages.kept),
+    pages_column!("FREED", "what the source gains", true, r: Forecast => r.source_freed_pages),
+    pages_column!("FREED-CACHE", "of that, pages of files and shared memory", false, r: Forecast => r.source_freed_cache_pages),
+    pages_column!("FREED-SWAP", "swap space that the source gains", false, r: Forecast => r.source_freed_swap_pages),
+    pages_column!("SEND-NAIVE", "bytes to send, every page for itself", true, r: Forecast => r.send_pages.naive),
+    pages_column!("SEND-KEPT", "bytes to send, each distinct page once", true, r: Forecast => r.send_pages.kept),
+    pages_column!("TEMPLATE", "pages that the destination has in the template", false, r: Forecast => r.template_pages),
 ];
 
 pub(crate) fn run(args: &WhatIfArgs) -> Result<Exit> {
