@@ -21,4 +21,6 @@ pub mod base;
 pub mod cli;
 pub mod placement;
 pub mod source;
+pub mod store;
 pub mod sys;
+pub mod wire;

@@ -28,7 +28,7 @@ pub struct Vma {
 }
 
 /// Which file: equal for every mapping of the same one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct FileId {
     /// Major and minor number of the device, as `(major << 32) | minor`.
     pub device: u64,

@@ -1,4 +1,8 @@
 //! A little-endian cursor over bytes: every error says what was being read, and where.
+//!
+//! Beside fixed fields there are *varints*: seven bits a byte, the lowest first, the top bit of a
+//! byte saying that another follows. A number has one spelling only: longer ones are refused, so
+//! that no two streams mean the same.
 
 /// Reads fields from a slice.
 #[derive(Clone, Debug)]
@@ -67,6 +71,41 @@ impl<'a> Reader<'a> {
     pub fn u64(&mut self, what: &'static str) -> Result<u64, Truncated> {
         self.array(what).map(u64::from_le_bytes)
     }
+
+    /// The next `N` bytes.
+    pub fn bytes<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], Truncated> {
+        self.array(what)
+    }
+
+    /// The next varint; `None` where it is spelled longer than it need be, or beyond 64 bits.
+    pub fn varint(&mut self, what: &'static str) -> Result<Option<u64>, Truncated> {
+        let mut value = 0u64;
+        for shift in (0..70).step_by(7) {
+            let byte = self.u8(what)?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return Ok(None);
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok((byte != 0 || shift == 0).then_some(value));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Appends a varint.
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    loop {
+        let low = (value & 0x7f) as u8; // seven bits
+        value >>= 7;
+        if value == 0 {
+            out.push(low);
+            return;
+        }
+        out.push(low | 0x80);
+    }
 }
 
 #[cfg(test)]
@@ -80,5 +119,27 @@ mod tests {
         assert_eq!(r.u64("size"), Err(Truncated { what: "size", at: 7 }));
         assert_eq!(r.left(), 1);
         assert_eq!(r.take(usize::MAX, "huge").unwrap_err().at, 7);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_varint_has_one_spelling(value: u64, noise in proptest::prelude::any::<[u8; 11]>()) {
+            let mut out = Vec::new();
+            put_varint(&mut out, value);
+            assert_eq!(Reader::new(&out).varint("v"), Ok(Some(value)));
+            let mut r = Reader::new(&noise);
+            if let Ok(Some(read)) = r.varint("v") {
+                let mut again = Vec::new();
+                put_varint(&mut again, read);
+                assert_eq!(again, noise[..r.offset()]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_varint_too_long_is_none() {
+        assert_eq!(Reader::new(&[0x80, 0]).varint("v"), Ok(None));
+        assert_eq!(Reader::new(&[0xff; 10]).varint("v"), Ok(None));
+        assert!(Reader::new(&[0x80]).varint("v").is_err());
     }
 }

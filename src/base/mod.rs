@@ -2,12 +2,15 @@
 
 pub mod addr;
 pub mod bytes;
+pub mod digest;
 pub mod mechanism;
 pub mod place;
+pub mod places;
 pub mod range;
 pub mod target;
 
 pub use addr::{Hva, PAGE_SIZE, Pfn};
 pub use mechanism::Mechanism;
 pub use place::Place;
+pub use places::Places;
 pub use range::PageRange;

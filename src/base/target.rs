@@ -35,6 +35,8 @@ pub enum TargetKind {
     Cgroup(PathBuf),
     /// `image:PATH`: a memory image in a file, by its pages in the page cache.
     Image(PathBuf),
+    /// `herd:DIR/VM`: a VM of a herd directory; `herd:DIR`: all of them.
+    Herd(PathBuf),
 }
 
 /// Which part of a process's memory a target means.
@@ -61,7 +63,7 @@ pub enum TargetError {
     NoKind(String),
     /// A kind that does not exist.
     #[error(
-        "unknown kind '{kind}' in '{text}': there are pid:N, comm:PATTERN, cgroup:PATH and image:PATH"
+        "unknown kind '{kind}' in '{text}': there are pid:N, comm:PATTERN, cgroup:PATH, image:PATH and herd:DIR/VM"
     )]
     UnknownKind {
         /// The kind.
@@ -109,6 +111,7 @@ impl FromStr for Target {
             "comm" => TargetKind::Comm(filled(value, "a pattern for a command name")?.to_owned()),
             "cgroup" => TargetKind::Cgroup(filled(value, "the path of a control group")?.into()),
             "image" => TargetKind::Image(filled(value, "the path of a memory image")?.into()),
+            "herd" => TargetKind::Herd(filled(value, "a herd directory, or a VM in one")?.into()),
             _ => {
                 return Err(TargetError::UnknownKind {
                     kind: kind.to_owned(),
@@ -181,6 +184,7 @@ impl fmt::Display for Target {
             TargetKind::Comm(pattern) => write!(f, "comm:{pattern}"),
             TargetKind::Cgroup(path) => write!(f, "cgroup:{}", path.display()),
             TargetKind::Image(path) => write!(f, "image:{}", path.display()),
+            TargetKind::Herd(path) => write!(f, "herd:{}", path.display()),
         }
     }
 }
@@ -197,6 +201,7 @@ mod tests {
     #[test]
     fn the_grammar_round_trips() {
         for text in [
+            "a=herd:/dev/shm/h/a",
             "pid:1",
             "a=pid:4711",
             "web-1.x=pid:1,map=*memfd:ram*",

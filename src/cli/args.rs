@@ -134,7 +134,7 @@ impl ScanArgs {
 /// What to look at.
 #[derive(Args, Clone, Debug, Default)]
 pub struct TargetArgs {
-    /// What to look at: [NAME=]pid:N, comm:GLOB, cgroup:PATH or image:PATH; without any, every VMM
+    /// What to look at: [NAME=]pid:N, comm:GLOB, cgroup:PATH, image:PATH or herd:DIR/VM; without any, every VMM
     /// on the host, or else the largest processes
     #[arg(value_name = "TARGET")]
     pub targets: Vec<Target>,

@@ -2,6 +2,7 @@
 
 use crate::analyze::ScanError;
 use crate::placement::scanfile::ScanFileError;
+use crate::source::herd::HerdError;
 use crate::source::host::HostError;
 use crate::source::image::ImageError;
 use crate::source::resolve::ResolveError;
@@ -81,6 +82,7 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             ResolveError::Process(e) => Some(of_process(e)),
             ResolveError::Image(ImageError::NoImage { .. }) => Some(Exit::NoTarget),
             ResolveError::Image(_) => None,
+            ResolveError::Herd(e) => Some(of_herd(e)),
             ResolveError::Pattern { .. }
             | ResolveError::Twice { .. }
             | ResolveError::SameName { .. } => Some(Exit::Usage),
@@ -154,6 +156,17 @@ impl CannotWrite {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Misuse(pub String);
+
+fn of_herd(error: &HerdError) -> Exit {
+    match error {
+        HerdError::NoHerd(_) | HerdError::NoVm { .. } => Exit::NoTarget,
+        HerdError::Damaged { .. } | HerdError::Template { .. } => Exit::Data,
+        HerdError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Exit::NotPermitted
+        }
+        HerdError::Io { .. } => Exit::Io,
+    }
+}
 
 fn of_process(error: &ProcessError) -> Exit {
     match error {

@@ -4,6 +4,8 @@
 //! [`scanfile`] is the record of a scan, for people, pipes and `memscan diff`. [`map`] is the
 //! placement map: for each page of each block, its place. Both are described in `docs/FORMAT.md`.
 
+pub mod herd;
+pub mod ledger;
 pub mod map;
 pub mod scanfile;
 

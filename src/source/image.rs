@@ -60,7 +60,7 @@ pub fn file_id(path: &Path) -> Result<FileId, ImageError> {
     Ok(id_of(&meta))
 }
 
-fn id_of(meta: &std::fs::Metadata) -> FileId {
+pub(super) fn id_of(meta: &std::fs::Metadata) -> FileId {
     let dev = meta.dev();
     let major = u64::from(nix::libc::major(dev));
     let minor = u64::from(nix::libc::minor(dev));

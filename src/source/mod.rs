@@ -5,6 +5,8 @@
 //! at any place and from several threads, because one VM's memory is read in pieces in parallel
 //! and then once more to see what has changed.
 
+pub mod feed;
+pub mod herd;
 pub mod host;
 pub mod image;
 pub mod process;

@@ -1,6 +1,7 @@
 //! From targets as written to VMs that can be read.
 
 use super::Vm;
+use super::herd::{HerdError, HerdVm};
 use super::image::{ImageError, ImageSource};
 use super::process::ProcessSource;
 use super::vmm::{self, Vmm};
@@ -35,6 +36,9 @@ pub enum ResolveError {
     /// An image cannot be opened.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A herd cannot be opened, or has no such VM.
+    #[error(transparent)]
+    Herd(#[from] HerdError),
     /// A pattern that is no pattern.
     #[error("'{pattern}' is not a shell pattern: {reason}")]
     Pattern {
@@ -95,11 +99,86 @@ pub enum ResolveError {
     Proc(#[source] io::Error),
 }
 
+/// What a target names, found and held, and not opened to be read in one way or the other yet.
+#[derive(Debug)]
+pub struct Found {
+    /// The name that the user gave or that its holder has.
+    pub name: String,
+    /// What it is, in words: `qemu-system-x86 guest RAM`.
+    pub what: String,
+    /// What holds the memory.
+    pub holder: Holder,
+}
+
+/// What holds a VM's memory.
+#[derive(Debug)]
+pub enum Holder {
+    /// A process, and which of its mappings.
+    Process(Process, Vec<Vma>),
+    /// A memory image.
+    Image(PathBuf),
+    /// A VM of a herd directory.
+    Herd(HerdVm),
+}
+
+impl Found {
+    fn pid(&self) -> Option<i32> {
+        match &self.holder {
+            Holder::Process(process, _) => Some(process.pid()),
+            Holder::Image(_) | Holder::Herd(_) => None,
+        }
+    }
+
+    fn blocks(&self) -> &[Vma] {
+        match &self.holder {
+            Holder::Process(_, blocks) => blocks,
+            Holder::Image(_) | Holder::Herd(_) => &[],
+        }
+    }
+
+    /// How it could be written as a target.
+    fn target(&self) -> String {
+        match &self.holder {
+            Holder::Process(process, _) => format!("pid:{}", process.pid()),
+            Holder::Image(path) => format!("image:{}", path.display()),
+            Holder::Herd(vm) => format!("herd:{}", vm.path().display()),
+        }
+    }
+
+    /// As a source of facts; `pagemap_scan` says whether the kernel has that call.
+    fn open(self, pagemap_scan: bool) -> Result<Vm, ResolveError> {
+        let Self { name, what, holder } = self;
+        Ok(match holder {
+            Holder::Process(process, blocks) => Vm {
+                name,
+                pid: Some(process.pid()),
+                start_time: Some(process.start_time()),
+                what,
+                source: Box::new(ProcessSource::new(process, blocks, pagemap_scan)),
+            },
+            Holder::Image(path) => {
+                let source = Box::new(ImageSource::open(&path)?);
+                Vm { name, pid: None, start_time: None, what, source }
+            }
+            Holder::Herd(vm) => {
+                let source = Box::new(super::herd::HerdSource::open(&vm)?);
+                Vm { name, pid: None, start_time: None, what, source }
+            }
+        })
+    }
+}
+
 /// Opens what the targets name; where there are none, every VMM of the host, or else its largest
 /// processes. `pagemap_scan` says whether the kernel has that call.
 pub fn resolve(targets: &[Target], pagemap_scan: bool) -> Result<Resolved, ResolveError> {
+    let (found, notes) = find(targets)?;
+    let vms = found.into_iter().map(|found| found.open(pagemap_scan)).collect::<Result<_, _>>()?;
+    Ok(Resolved { vms, notes })
+}
+
+/// Finds what the targets name, as [`resolve`] does, with what should be said about it.
+pub fn find(targets: &[Target]) -> Result<(Vec<Found>, Vec<String>), ResolveError> {
     let mut all = Resolver {
-        pagemap_scan,
         ram_only: targets.is_empty(),
         vms: Vec::new(),
         own_name: Vec::new(),
@@ -116,14 +195,13 @@ pub fn resolve(targets: &[Target], pagemap_scan: bool) -> Result<Resolved, Resol
     }
     all.tell_apart();
     all.refuse_doubles()?;
-    Ok(Resolved { vms: all.vms, notes: all.notes })
+    Ok((all.vms, all.notes))
 }
 
 struct Resolver {
-    pagemap_scan: bool,
     /// A VMM that holds no guest is passed over: nobody named it.
     ram_only: bool,
-    vms: Vec<Vm>,
+    vms: Vec<Found>,
     /// By VM: its name is its holder's own, not the user's.
     own_name: Vec<bool>,
     notes: Vec<String>,
@@ -148,16 +226,24 @@ impl Resolver {
                 self.add_each(pids, name.as_deref(), &target.to_string(), "")
             }
             TargetKind::Image(path) => {
-                let source = ImageSource::open(path)?;
                 let file_name = path.file_name().map(|n| n.to_string_lossy().into_owned());
                 self.own_name.push(false);
-                self.vms.push(Vm {
+                self.vms.push(Found {
                     name: name.unwrap_or_else(|| as_name(&file_name.unwrap_or_default())),
-                    pid: None,
-                    start_time: None,
                     what: format!("image {}", path.display()),
-                    source: Box::new(source),
+                    holder: Holder::Image(path.clone()),
                 });
+                Ok(())
+            }
+            TargetKind::Herd(path) => {
+                for vm in HerdVm::find(path)? {
+                    self.own_name.push(false);
+                    self.vms.push(Found {
+                        name: name.clone().unwrap_or_else(|| vm.name().to_owned()),
+                        what: format!("herd {}", vm.path().display()),
+                        holder: Holder::Herd(vm),
+                    });
+                }
                 Ok(())
             }
         }
@@ -239,13 +325,7 @@ impl Resolver {
                     |n| as_name(&n),
                 )
         });
-        self.vms.push(Vm {
-            name,
-            pid: Some(process.pid()),
-            start_time: Some(process.start_time()),
-            what,
-            source: Box::new(ProcessSource::new(process, blocks, self.pagemap_scan)),
-        });
+        self.vms.push(Found { name, what, holder: Holder::Process(process, blocks) });
         Ok(())
     }
 
@@ -336,7 +416,7 @@ impl Resolver {
             .zip(&self.own_name)
             .filter_map(|(pair, &own)| own.then_some(pair))
         {
-            if let Some(pid) = vm.pid.filter(|_| is_double(name)) {
+            if let Some(pid) = vm.pid().filter(|_| is_double(name)) {
                 vm.name = format!("{name}-{pid}");
             }
         }
@@ -345,18 +425,15 @@ impl Resolver {
     fn refuse_doubles(&self) -> Result<(), ResolveError> {
         for (i, second) in self.vms.iter().enumerate() {
             for first in &self.vms[..i] {
-                if let (Some(a), Some(b)) = (first.pid, second.pid)
+                if let (Some(a), Some(b)) = (first.pid(), second.pid())
                     && a == b
-                    && overlap(first.source.blocks(), second.source.blocks())
+                    && overlap(first.blocks(), second.blocks())
                 {
                     let (first, second) = (first.name.clone(), second.name.clone());
                     return Err(ResolveError::Twice { pid: a, first, second });
                 }
                 if first.name == second.name {
-                    let target = second.pid.map_or_else(
-                        || second.what.replace("image ", "image:"),
-                        |pid| format!("pid:{pid}"),
-                    );
+                    let target = second.target();
                     return Err(ResolveError::SameName { name: second.name.clone(), target });
                 }
             }

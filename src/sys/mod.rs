@@ -11,6 +11,7 @@
 
 pub mod cache;
 pub mod caps;
+pub mod extents;
 pub mod fork;
 pub mod kpage;
 pub mod ksm;

@@ -4,9 +4,12 @@
 //! buffer, eight bytes each.
 
 use crate::abi::pagemap::Entry;
+use crate::base::Pfn;
+use crate::sys::mapping::Mapping;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 /// Bytes of an entry.
 pub const ENTRY_BYTES: usize = size_of::<Entry>();
@@ -34,6 +37,23 @@ pub fn read(pagemap: &File, first: u64, out: &mut [Entry]) -> io::Result<usize> 
     Ok(done / ENTRY_BYTES)
 }
 
+/// The frame of the kernel's page of zeros: a page of ours that was read and never written is on it.
+/// A number that no frame has, where the kernel hides frames from this process.
+pub fn zero_page() -> Pfn {
+    static ZERO: OnceLock<Pfn> = OnceLock::new();
+    *ZERO.get_or_init(|| {
+        let look = || -> io::Result<Pfn> {
+            let page = Mapping::anonymous(1)?;
+            page.advise(memmap2::Advice::NoHugePage)?;
+            page.touch(0);
+            let mut entry = [Entry::default()];
+            read(&File::open("/proc/self/pagemap")?, page.pages().start, &mut entry)?;
+            Ok(entry[0].pfn())
+        };
+        look().ok().filter(|pfn| pfn.0 != 0).unwrap_or(Pfn(u64::MAX))
+    })
+}
+
 fn as_bytes(entries: &mut [Entry]) -> &mut [u8] {
     // SAFETY: `Entry` is a transparent u64: every bit pattern is valid, it has no padding, and its
     // alignment is above that of u8. Length and lifetime are those of the slice that we hold
@@ -56,6 +76,18 @@ mod tests {
         let at = Hva(page.as_ptr() as u64 + 4096).page();
         assert_eq!(read(&pagemap, at, &mut entries).unwrap(), 1);
         assert!(entries[0].is_present());
+    }
+
+    #[test]
+    fn what_was_read_and_never_written_is_on_the_page_of_zeros() {
+        let mut pages = Mapping::anonymous(2).unwrap();
+        pages.touch(0);
+        pages.write(4096, &[1]);
+        let mut entries = [Entry(0); 2];
+        let pagemap = File::open("/proc/self/pagemap").unwrap();
+        read(&pagemap, pages.pages().start, &mut entries).unwrap();
+        assert_eq!(entries[0].pfn(), zero_page());
+        assert_ne!(entries[1].pfn(), zero_page());
     }
 
     #[test]

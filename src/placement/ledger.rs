@@ -1,0 +1,624 @@
+//! What has arrived: the memories that streams fill, page by page, and what each is a reference to.
+//!
+//! Several streams can fill one ledger. It numbers the *slots* of the store (a slot is a page of the
+//! pool, in which each distinct page stands once), knows the hash of what each slot holds, and
+//! keeps the sum of each memory up to date. It is pure: whoever holds the bytes writes them to the
+//! slots that are given out here, and says so afterwards with [`Ledger::landed`].
+//!
+//! A reference may arrive before its page, if that comes in another stream (Eswaran 2024, §5.5.3:
+//! there the receiver waits busily). Here it is written down, at most [`MAX_WAITING`] of them, and
+//! settled at the moment when the page lands.
+
+use crate::base::digest::{Hashing, MemoryDigest, PageHash};
+use crate::base::{Place, Places};
+use std::collections::HashMap;
+
+/// References that can wait for their pages, 24 bytes each.
+pub const MAX_WAITING: usize = 1 << 20;
+
+/// Number of a memory in a ledger.
+pub type VmId = usize;
+
+/// What streams say together does not fit, or does not fit what exists.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LedgerError {
+    /// The name is in use.
+    #[error("a VM named {0} is there already: send it under another name")]
+    Taken(String),
+    /// Larger than is allowed.
+    #[error("VM {name} and those before it have {pages} pages of 4 KiB, which is more than --max-ram allows ({most})")]
+    TooLarge {
+        /// Whose declaration it was.
+        name: String,
+        /// All pages together.
+        pages: u64,
+        /// The limit.
+        most: u64,
+    },
+    /// Pages that the VM does not have.
+    #[error("the stream names pages {page} to {end} of VM {name}, which has {pages}")]
+    Beyond {
+        /// The VM.
+        name: String,
+        /// First page named.
+        page: u64,
+        /// The page after the last one named.
+        end: u64,
+        /// Its pages.
+        pages: u64,
+    },
+    /// A page came twice.
+    #[error("page {page} of VM {name} came twice")]
+    Twice {
+        /// The VM.
+        name: String,
+        /// The page.
+        page: u64,
+    },
+    /// A page was never sent.
+    #[error("page {page} of VM {name} never came")]
+    Missing {
+        /// The VM.
+        name: String,
+        /// The page.
+        page: u64,
+    },
+    /// A reference to a page that is not there.
+    #[error("page {page} of VM {name} refers to page {of_page} of VM {of}, which has not come")]
+    Dangling {
+        /// The VM.
+        name: String,
+        /// The page.
+        page: u64,
+        /// What it refers to.
+        of: String,
+        /// Which page of it.
+        of_page: u64,
+    },
+    /// The stream that should have brought the page failed or ended.
+    #[error("page {of_page} of VM {of} never arrived, and page {page} of VM {name} refers to it")]
+    NeverArrived {
+        /// The VM.
+        name: String,
+        /// The page.
+        page: u64,
+        /// What it refers to.
+        of: String,
+        /// Which page of it.
+        of_page: u64,
+    },
+    /// Too many references wait.
+    #[error("more than {MAX_WAITING} references wait for pages of other streams")]
+    TooManyWait,
+    /// A foreign VM of another shape.
+    #[error("VM {0} is not the one that the stream refers to: it has other blocks")]
+    OtherShape(String),
+    /// A page of a template beyond its end.
+    #[error("the stream names page {page} of a template of {pages} pages")]
+    BeyondTemplate {
+        /// The page.
+        page: u64,
+        /// Its pages.
+        pages: u64,
+    },
+    /// The digest is another.
+    #[error("the memory of VM {name} is not what was sent: its digest is {found}, and should be {wanted}")]
+    Digest {
+        /// The VM.
+        name: String,
+        /// Of what arrived.
+        found: MemoryDigest,
+        /// Of what was sent.
+        wanted: MemoryDigest,
+    },
+}
+
+#[derive(Debug)]
+struct Vm {
+    name: String,
+    blocks: Vec<(String, u64)>,
+    places: Places,
+    digest: MemoryDigest,
+    /// Pages that came in this round, if it is not the first.
+    again: Option<Places>,
+    /// It is only referred to until a stream declares it.
+    expected: bool,
+    /// References from it that wait.
+    waits: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiter {
+    vm: VmId,
+    page: u64,
+}
+
+/// The hashes of slots, in pieces, so that growing copies nothing.
+#[derive(Debug, Default)]
+struct Hashes {
+    len: u64,
+    pieces: Vec<Box<[u64]>>,
+}
+
+const PIECE: u64 = 1 << 16;
+
+impl Hashes {
+    fn grow(&mut self, slots: u64) -> u64 {
+        let first = self.len;
+        self.len += slots;
+        while (self.pieces.len() as u64) * PIECE < self.len {
+            self.pieces.push(vec![0; usize::try_from(PIECE).unwrap_or(0)].into());
+        }
+        first
+    }
+
+    fn slot(&mut self, slot: u64) -> &mut u64 {
+        let (piece, at) = (slot / PIECE, slot % PIECE);
+        &mut self.pieces[usize::try_from(piece).unwrap_or(usize::MAX)][usize::try_from(at).unwrap_or(0)]
+    }
+
+    fn get(&self, slot: u64) -> PageHash {
+        let piece = self.pieces.get(usize::try_from(slot / PIECE).unwrap_or(usize::MAX));
+        PageHash(piece.map_or(0, |piece| piece[usize::try_from(slot % PIECE).unwrap_or(0)]))
+    }
+}
+
+/// A template's hashes: of page *n* the *n*-th; `None` where it is zero.
+pub type TemplateHashes = std::sync::Arc<[Option<PageHash>]>;
+
+/// What has arrived.
+#[derive(Debug)]
+pub struct Ledger {
+    hashing: Hashing,
+    max_pages: u64,
+    pages: u64,
+    hashes: Hashes,
+    templates: Vec<TemplateHashes>,
+    vms: Vec<Option<Vm>>,
+    by_name: HashMap<String, VmId>,
+    waiting: HashMap<(VmId, u64), Vec<Waiter>>,
+    waiters: usize,
+}
+
+/// Is a memory whole?
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Readiness {
+    /// It is, and has this digest.
+    Whole(MemoryDigest),
+    /// It waits for this page of this VM of another stream.
+    Waits {
+        /// The VM.
+        of: String,
+        /// The page.
+        of_page: u64,
+    },
+}
+
+impl Ledger {
+    /// An empty one, over a store that has `slots` slots in use, for memories of at most
+    /// `max_pages` pages together.
+    pub fn new(hashing: Hashing, slots: u64, max_pages: u64) -> Self {
+        let mut hashes = Hashes::default();
+        hashes.grow(slots);
+        Self {
+            hashing,
+            max_pages,
+            pages: 0,
+            hashes,
+            templates: Vec::new(),
+            vms: Vec::new(),
+            by_name: HashMap::new(),
+            waiting: HashMap::new(),
+            waiters: 0,
+        }
+    }
+
+    /// How pages are hashed.
+    pub const fn hashing(&self) -> &Hashing {
+        &self.hashing
+    }
+
+    /// Adds a template; places name it by the number that is returned.
+    pub fn add_template(&mut self, hashes: TemplateHashes) -> u32 {
+        self.templates.push(hashes);
+        u32::try_from(self.templates.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    /// A stream brings a new VM.
+    pub fn declare(&mut self, name: &str, blocks: &[(String, u64)]) -> Result<VmId, LedgerError> {
+        if let Some(&id) = self.by_name.get(name) {
+            let vm = self.vms[id].as_mut().filter(|vm| vm.expected);
+            let vm = vm.ok_or_else(|| LedgerError::Taken(name.to_owned()))?;
+            if vm.blocks.iter().map(|b| b.1).ne(blocks.iter().map(|b| b.1)) {
+                return Err(LedgerError::OtherShape(name.to_owned()));
+            }
+            blocks.clone_into(&mut vm.blocks);
+            vm.expected = false;
+            return Ok(id);
+        }
+        self.insert(name, blocks, false)
+    }
+
+    /// A stream refers to a VM that another brings, has brought, or will bring.
+    pub fn refer(&mut self, name: &str, blocks: &[(String, u64)]) -> Result<VmId, LedgerError> {
+        let Some(&id) = self.by_name.get(name) else { return self.insert(name, blocks, true) };
+        let same = self.vm(id).blocks.iter().map(|b| b.1).eq(blocks.iter().map(|b| b.1));
+        if same { Ok(id) } else { Err(LedgerError::OtherShape(name.to_owned())) }
+    }
+
+    /// A VM that the store has had since before; the hashes of its slots are told by
+    /// [`Self::know`].
+    pub fn adopt(&mut self, name: &str, blocks: &[(String, u64)], places: Places) {
+        if let Ok(id) = self.insert(name, blocks, false) {
+            self.pages -= places.pages(); // it is no newcomer
+            self.vm_mut(id).places = places;
+        }
+    }
+
+    /// The hash of a slot that was in use before.
+    pub fn know(&mut self, slot: u64, hash: PageHash) {
+        *self.hashes.slot(slot) = hash.0;
+    }
+
+    fn insert(&mut self, name: &str, blocks: &[(String, u64)], expected: bool) -> Result<VmId, LedgerError> {
+        let pages = blocks.iter().fold(0u64, |all, (_, pages)| all.saturating_add(*pages));
+        let all = self.pages.saturating_add(pages);
+        if all > self.max_pages {
+            let name = name.to_owned();
+            return Err(LedgerError::TooLarge { name, pages: all, most: self.max_pages });
+        }
+        self.pages = all;
+        self.vms.push(Some(Vm {
+            name: name.to_owned(),
+            blocks: blocks.to_vec(),
+            places: Places::new(pages),
+            digest: MemoryDigest::default(),
+            again: None,
+            expected,
+            waits: 0,
+        }));
+        let id = self.vms.len() - 1;
+        self.by_name.insert(name.to_owned(), id);
+        Ok(id)
+    }
+
+    fn vm(&self, id: VmId) -> &Vm {
+        self.vms[id].as_ref().expect("a VM that was given up is not named again")
+    }
+
+    fn vm_mut(&mut self, id: VmId) -> &mut Vm {
+        self.vms[id].as_mut().expect("a VM that was given up is not named again")
+    }
+
+    /// Its name.
+    pub fn name(&self, id: VmId) -> &str {
+        &self.vm(id).name
+    }
+
+    /// Its blocks.
+    pub fn blocks(&self, id: VmId) -> &[(String, u64)] {
+        &self.vm(id).blocks
+    }
+
+    /// Where its pages are.
+    pub fn places(&self, id: VmId) -> &Places {
+        &self.vm(id).places
+    }
+
+    /// Pages of this VM can come again.
+    pub fn next_round(&mut self, id: VmId) {
+        let pages = self.vm(id).places.pages();
+        self.vm_mut(id).again = Some(Places::new(pages));
+    }
+
+    /// Says that `pages` pages from `page` on come now.
+    pub fn arrive(&mut self, id: VmId, page: u64, pages: u64) -> Result<(), LedgerError> {
+        self.within(id, page, pages)?;
+        let vm = self.vm_mut(id);
+        let seen = vm.again.as_ref().unwrap_or(&vm.places);
+        if let Some(twice) = seen.first_known(page, pages) {
+            return Err(LedgerError::Twice { name: vm.name.clone(), page: twice });
+        }
+        if let Some(again) = &mut vm.again {
+            again.set(page, pages, Place::Zero);
+        }
+        Ok(())
+    }
+
+    fn within(&self, id: VmId, page: u64, pages: u64) -> Result<(), LedgerError> {
+        let vm = self.vm(id);
+        let end = page.saturating_add(pages);
+        if end > vm.places.pages() {
+            let (name, pages) = (vm.name.clone(), vm.places.pages());
+            return Err(LedgerError::Beyond { name, page, end, pages });
+        }
+        Ok(())
+    }
+
+    /// Gives out `pages` new slots that follow one another; returns the first.
+    pub fn slots(&mut self, pages: u64) -> u64 {
+        self.hashes.grow(pages)
+    }
+
+    /// How many slots were given out, with those that were in use before.
+    pub const fn slot_count(&self) -> u64 {
+        self.hashes.len
+    }
+
+    /// The bytes of these pages are in the slots from `slot` on.
+    pub fn landed(&mut self, id: VmId, page: u64, slot: u64, hashes: &[PageHash]) {
+        for (i, hash) in (0u64..).zip(hashes) {
+            *self.hashes.slot(slot + i) = hash.0;
+        }
+        self.set(id, page, hashes.len() as u64, Place::Pool { page: slot });
+    }
+
+    /// These pages are zero or unused, or on a template from a page on.
+    pub fn settle(&mut self, id: VmId, page: u64, pages: u64, place: Place) -> Result<(), LedgerError> {
+        if let Place::Template { file, page } = place {
+            let known = self.templates.get(file as usize).map_or(0, |hashes| hashes.len() as u64);
+            if page + pages > known {
+                return Err(LedgerError::BeyondTemplate { page: page + pages - 1, pages: known });
+            }
+        }
+        self.set(id, page, pages, place);
+        Ok(())
+    }
+
+    /// These pages are those of VM `of` from `of_page` on. `may_wait`: they may still come.
+    pub fn same(
+        &mut self,
+        id: VmId,
+        page: u64,
+        pages: u64,
+        (of, of_page): (VmId, u64),
+        may_wait: bool,
+    ) -> Result<(), LedgerError> {
+        self.within(of, of_page, pages)?;
+        for i in 0..pages {
+            match self.vm(of).places.get(of_page + i) {
+                Some(place) => self.set(id, page + i, 1, place),
+                None if may_wait && of != id => self.wait(id, page + i, (of, of_page + i))?,
+                None => {
+                    return Err(LedgerError::Dangling {
+                        name: self.name(id).to_owned(),
+                        page: page + i,
+                        of: self.name(of).to_owned(),
+                        of_page: of_page + i,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, vm: VmId, page: u64, on: (VmId, u64)) -> Result<(), LedgerError> {
+        if self.waiters >= MAX_WAITING {
+            return Err(LedgerError::TooManyWait);
+        }
+        self.waiting.entry(on).or_default().push(Waiter { vm, page });
+        self.waiters += 1;
+        self.vm_mut(vm).waits += 1;
+        Ok(())
+    }
+
+    /// Puts places in, keeps the sum up to date, and settles what has waited for them.
+    fn set(&mut self, id: VmId, page: u64, pages: u64, place: Place) {
+        let fresh = self.vm(id).again.is_none();
+        let is_zero = matches!(place, Place::Zero | Place::Unused);
+        if !(fresh && is_zero) {
+            for i in 0..pages {
+                let old = if fresh { None } else { self.vm(id).places.get(page + i) };
+                let gone = old.and_then(|old| self.term(page + i, old));
+                let new = self.term(page + i, place.after(i));
+                let digest = &mut self.vm_mut(id).digest;
+                gone.into_iter().for_each(|term| digest.remove(term));
+                new.into_iter().for_each(|term| digest.add(term));
+            }
+        }
+        self.vm_mut(id).places.set(page, pages, place);
+        if self.waiters > 0 {
+            for i in 0..pages {
+                self.wake((id, page + i), place.after(i));
+            }
+        }
+    }
+
+    fn wake(&mut self, on: (VmId, u64), place: Place) {
+        let Some(waiters) = self.waiting.remove(&on) else { return };
+        self.waiters -= waiters.len();
+        for Waiter { vm, page } in waiters {
+            self.vm_mut(vm).waits -= 1;
+            self.set(vm, page, 1, place);
+        }
+    }
+
+    fn term(&self, page: u64, place: Place) -> Option<u128> {
+        Some(self.hashing.term(page, self.hash(place)?))
+    }
+
+    /// The hash of what is at a place; `None` where that is zero.
+    pub fn hash(&self, place: Place) -> Option<PageHash> {
+        match place {
+            Place::Pool { page } => Some(self.hashes.get(page)),
+            Place::Template { file, page } => {
+                let hashes = self.templates.get(file as usize)?;
+                *hashes.get(usize::try_from(page).ok()?)?
+            }
+            Place::Zero | Place::Unused | Place::Local { .. } | Place::Bytes => None,
+        }
+    }
+
+    /// Is it whole, or what is it waiting for?
+    ///
+    /// # Errors
+    /// Where a page was never sent, or one that it refers to can no longer come.
+    pub fn readiness(&self, id: VmId) -> Result<Readiness, LedgerError> {
+        let vm = self.vm(id);
+        if vm.places.missing() == 0 {
+            return Ok(Readiness::Whole(vm.digest));
+        }
+        if vm.waits == vm.places.missing()
+            && let Some((page, of, of_page)) = self.first_wait(id)
+        {
+            return match &self.vms[of] {
+                Some(other) => Ok(Readiness::Waits { of: other.name.clone(), of_page }),
+                None => Err(self.never((id, page), "of a stream that failed", of_page)),
+            };
+        }
+        let missing = vm.places.runs().filter(|run| run.place.is_none());
+        let waits = |page: u64| {
+            self.waiting.values().any(|all| all.iter().any(|w| w.vm == id && w.page == page))
+        };
+        let mut missing = missing.flat_map(|run| run.page..run.page + run.pages);
+        let page = missing.find(|&page| !waits(page)).unwrap_or(0);
+        Err(LedgerError::Missing { name: vm.name.clone(), page })
+    }
+
+    /// The error of a reference whose page can no longer come.
+    pub fn never(&self, (id, page): (VmId, u64), of: &str, of_page: u64) -> LedgerError {
+        let name = self.name(id).to_owned();
+        LedgerError::NeverArrived { name, page, of: of.to_owned(), of_page }
+    }
+
+    /// The first reference of this VM that waits: its page, the VM and page that it waits for.
+    pub fn waiting_for(&self, id: VmId) -> Option<(u64, String, u64)> {
+        let (page, of, of_page) = self.first_wait(id)?;
+        let name = self.vms[of].as_ref().map_or_else(|| "?".to_owned(), |vm| vm.name.clone());
+        Some((page, name, of_page))
+    }
+
+    fn first_wait(&self, id: VmId) -> Option<(u64, VmId, u64)> {
+        let all = self.waiting.iter().flat_map(|(&(of, of_page), all)| {
+            all.iter().filter(|w| w.vm == id).map(move |w| (w.page, of, of_page))
+        });
+        all.min()
+    }
+
+    /// Will a stream bring this VM, as far as is known: is it declared and not given up?
+    pub fn is_expected(&self, name: &str) -> bool {
+        self.by_name.get(name).is_some_and(|&id| self.vm(id).expected)
+    }
+
+    /// A VM whose stream has failed is forgotten. What it brought stays in its slots, for those who
+    /// refer to it; what still waits for it will wait in vain.
+    pub fn give_up(&mut self, id: VmId) {
+        let Some(vm) = self.vms[id].take() else { return };
+        self.pages = self.pages.saturating_sub(vm.places.pages());
+        self.by_name.remove(&vm.name);
+        for all in self.waiting.values_mut() {
+            let before = all.len();
+            all.retain(|waiter| waiter.vm != id);
+            self.waiters -= before - all.len();
+        }
+        self.waiting.retain(|_, all| !all.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blocks(pages: u64) -> Vec<(String, u64)> {
+        vec![("ram".to_owned(), pages)]
+    }
+
+    fn ledger() -> Ledger {
+        Ledger::new(Hashing::Plain, 0, 1 << 20)
+    }
+
+    fn land(ledger: &mut Ledger, id: VmId, page: u64, hashes: &[u64]) {
+        ledger.arrive(id, page, hashes.len() as u64).unwrap();
+        let slot = ledger.slots(hashes.len() as u64);
+        let hashes: Vec<PageHash> = hashes.iter().map(|&h| PageHash(h)).collect();
+        ledger.landed(id, page, slot, &hashes);
+    }
+
+    #[test]
+    fn a_reference_has_the_same_slot_and_counts_in_the_digest() {
+        let mut all = ledger();
+        let a = all.declare("a", &blocks(3)).unwrap();
+        let b = all.declare("b", &blocks(3)).unwrap();
+        land(&mut all, a, 0, &[5, 6]);
+        all.settle(a, 2, 1, Place::Zero).unwrap();
+        all.arrive(b, 0, 3).unwrap();
+        all.same(b, 0, 3, (a, 0), false).unwrap();
+        assert_eq!(all.places(b).get(1), Some(Place::Pool { page: 1 }));
+        assert_eq!(all.readiness(a).unwrap(), all.readiness(b).unwrap());
+        assert_eq!(all.slot_count(), 2);
+    }
+
+    #[test]
+    fn a_reference_before_its_page_waits_and_is_settled_when_it_lands() {
+        let mut all = ledger();
+        let b = all.declare("b", &blocks(2)).unwrap();
+        let a = all.refer("a", &blocks(2)).unwrap();
+        all.arrive(b, 0, 2).unwrap();
+        all.same(b, 0, 2, (a, 0), true).unwrap();
+        assert_eq!(all.readiness(b).unwrap(), Readiness::Waits { of: "a".into(), of_page: 0 });
+        assert!(all.is_expected("a"));
+        assert_eq!(all.declare("a", &blocks(2)).unwrap(), a);
+        land(&mut all, a, 0, &[5]);
+        assert!(matches!(all.readiness(b).unwrap(), Readiness::Waits { of_page: 1, .. }));
+        land(&mut all, a, 1, &[6]);
+        assert_eq!(all.readiness(a).unwrap(), all.readiness(b).unwrap());
+        assert!(all.waiting.is_empty() && all.waiters == 0);
+    }
+
+    #[test]
+    fn what_never_arrives_is_named() {
+        let mut all = ledger();
+        let b = all.declare("b", &blocks(1)).unwrap();
+        let a = all.refer("a", &blocks(2)).unwrap();
+        all.arrive(b, 0, 1).unwrap();
+        all.same(b, 0, 1, (a, 1), true).unwrap();
+        assert_eq!(all.waiting_for(b), Some((0, "a".into(), 1)));
+        all.give_up(a);
+        assert!(matches!(all.readiness(b), Err(LedgerError::NeverArrived { of_page: 1, .. })));
+    }
+
+    #[test]
+    fn each_page_comes_once_and_all_come() {
+        let mut all = ledger();
+        let a = all.declare("a", &blocks(4)).unwrap();
+        land(&mut all, a, 1, &[1, 2]);
+        let twice = all.arrive(a, 2, 2).unwrap_err();
+        assert_eq!(twice, LedgerError::Twice { name: "a".into(), page: 2 });
+        assert!(matches!(all.arrive(a, 3, 2), Err(LedgerError::Beyond { end: 5, .. })));
+        assert!(matches!(all.arrive(a, u64::MAX, 2), Err(LedgerError::Beyond { .. })));
+        assert_eq!(all.readiness(a), Err(LedgerError::Missing { name: "a".into(), page: 0 }));
+        assert!(matches!(all.same(a, 0, 1, (a, 3), true), Err(LedgerError::Dangling { .. })));
+        assert_eq!(all.declare("a", &blocks(1)), Err(LedgerError::Taken("a".into())));
+        assert!(matches!(all.declare("b", &blocks(1 << 21)), Err(LedgerError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_page_that_comes_again_takes_its_old_self_out() {
+        let mut all = ledger();
+        let (a, b) = (all.declare("a", &blocks(2)).unwrap(), all.declare("b", &blocks(2)).unwrap());
+        land(&mut all, a, 0, &[1, 2]);
+        land(&mut all, b, 0, &[1, 3]);
+        all.next_round(a);
+        land(&mut all, a, 1, &[3]);
+        assert!(matches!(all.arrive(a, 1, 1), Err(LedgerError::Twice { .. })));
+        assert_eq!(all.readiness(a).unwrap(), all.readiness(b).unwrap());
+    }
+
+    #[test]
+    fn a_template_settles_pages_by_its_hashes() {
+        let mut all = ledger();
+        let template = all.add_template([Some(PageHash(9)), None, Some(PageHash(8))].into());
+        let (a, b) = (all.declare("a", &blocks(3)).unwrap(), all.declare("b", &blocks(3)).unwrap());
+        all.arrive(a, 0, 3).unwrap();
+        all.settle(a, 0, 3, Place::Template { file: template, page: 0 }).unwrap();
+        land(&mut all, b, 0, &[9]);
+        all.arrive(b, 1, 1).unwrap();
+        all.settle(b, 1, 1, Place::Unused).unwrap();
+        land(&mut all, b, 2, &[8]);
+        assert_eq!(all.readiness(a).unwrap(), all.readiness(b).unwrap());
+        all.next_round(a);
+        let beyond = all.settle(a, 0, 2, Place::Template { file: template, page: 2 });
+        assert_eq!(beyond, Err(LedgerError::BeyondTemplate { page: 3, pages: 3 }));
+    }
+}

@@ -1,0 +1,92 @@
+//! A memory image as a feed. Its holes are known (`SEEK_DATA`): they are unused.
+
+use super::{Fact, Feed};
+use crate::base::PAGE_SIZE;
+use crate::source::image::ImageError;
+use crate::sys::extents;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// An image, open.
+#[derive(Debug)]
+pub struct ImageFeed {
+    file: File,
+    label: String,
+    pages: u64,
+}
+
+impl ImageFeed {
+    /// Opens the image at `path`.
+    pub fn open(path: &Path) -> Result<Self, ImageError> {
+        crate::source::image::file_id(path)?;
+        let failed = |source| ImageError::Io { path: path.to_owned(), source };
+        let wrong = |what| ImageError::NoImage { path: path.to_owned(), what };
+        let file = File::open(path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        if length % PAGE_SIZE != 0 {
+            return Err(wrong("not whole pages of 4096 bytes long"));
+        }
+        if length == 0 {
+            return Err(wrong("empty"));
+        }
+        Ok(Self { file, label: "ram".to_owned(), pages: length / PAGE_SIZE })
+    }
+}
+
+impl Feed for ImageFeed {
+    fn blocks(&self) -> Vec<(String, u64)> {
+        vec![(self.label.clone(), self.pages)]
+    }
+
+    fn facts(&self, first: u64, out: &mut [Fact]) -> io::Result<()> {
+        let end = first + out.len() as u64;
+        out.fill(Fact::Unused);
+        let mut at = first * PAGE_SIZE;
+        while let Some(data) = extents::next_data(&self.file, at)? {
+            let from = data.start / PAGE_SIZE;
+            if from >= end {
+                break;
+            }
+            let to = data.end.div_ceil(PAGE_SIZE).min(end);
+            let index = |page: u64| usize::try_from(page.max(first) - first).unwrap_or(usize::MAX);
+            out[index(from)..index(to)].fill(Fact::Unknown);
+            if to >= end {
+                break;
+            }
+            at = data.end;
+        }
+        Ok(())
+    }
+
+    fn read(&self, first: u64, _facts: &[Fact], out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, first * PAGE_SIZE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_keeps_the_contract_and_its_holes_are_unused() {
+        for folder in ["/dev/shm", "/var/tmp"] {
+            let file = tempfile::NamedTempFile::new_in(folder).unwrap();
+            let mut content = vec![0u8; 64 * 4096];
+            for page in [3usize, 4, 5, 40, 63] {
+                content[page * 4096..(page + 1) * 4096].fill(page as u8);
+                let bytes = &content[page * 4096..(page + 1) * 4096];
+                file.as_file().write_all_at(bytes, page as u64 * 4096).unwrap();
+            }
+            let feed = ImageFeed::open(file.path()).unwrap();
+            super::super::contract::holds(&feed, &content);
+            let mut facts = [Fact::Unknown; 3];
+            feed.facts(6, &mut facts).unwrap();
+            assert_eq!(facts, [Fact::Unused; 3]);
+        }
+        let odd = tempfile::NamedTempFile::new().unwrap();
+        odd.as_file().set_len(5000).unwrap();
+        assert!(ImageFeed::open(odd.path()).unwrap_err().to_string().contains("whole pages"));
+    }
+}

@@ -1,0 +1,154 @@
+//! A VM's memory as a sender reads it: its pages numbered from 0 through all its blocks, facts
+//! first, content on demand.
+//!
+//! [`super::PageSource`] is what the scans look at: page tables, at any place and in parallel. A
+//! feed answers the question that comes before sending: what is known of a page without reading it,
+//! and, where that is not enough, its bytes.
+
+pub mod herd;
+pub mod image;
+pub mod process;
+
+use super::resolve::{Found, Holder, ResolveError};
+use crate::abi::vma::FileId;
+use std::fmt;
+use std::io;
+
+/// What is known of a page without its content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fact {
+    /// Nothing: its content must be read.
+    Unknown,
+    /// Nobody ever used it, by the kernel's word: no page, no swap, no file behind it. It reads as
+    /// zero.
+    Unused,
+    /// Zero, by the kernel's word: it is mapped to the page of zeros.
+    Zero,
+    /// It is on a frame.
+    Frame {
+        /// The frame: where to look, and no proof.
+        frame: Frame,
+        /// Something else maps it too, as far as the kernel says.
+        shared: bool,
+        /// It is an unwritten page of the file that its block maps privately.
+        clean: bool,
+    },
+    /// It is not in the page table, and a page of the file that its block maps.
+    File,
+}
+
+/// What stands behind a page: pages with the same one have the same content while they are on it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Frame {
+    /// Physical memory, or the pool of a herd.
+    pub space: Space,
+    /// Number of the frame or of the slot.
+    pub number: u64,
+}
+
+/// What frames are numbered in.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Space {
+    /// Physical memory: the number of a frame that is freed is used again.
+    Physical,
+    /// The pool of a herd, which does not change.
+    Pool(FileId),
+}
+
+/// One VM's memory, to be sent.
+///
+/// The contract, which every implementation passes: pages are numbered through the blocks; what
+/// [`Self::facts`] says is true of the content that [`Self::read`] gives, as long as the memory
+/// stands still; neither brings a page in where a file or the kernel can tell it without.
+pub trait Feed: Send + Sync + fmt::Debug {
+    /// Its blocks: labels and pages.
+    fn blocks(&self) -> Vec<(String, u64)>;
+
+    /// What is known of the pages from `first` on.
+    ///
+    /// # Errors
+    /// `NotFound` where the memory is gone: its process ended or ran another program.
+    fn facts(&self, first: u64, out: &mut [Fact]) -> io::Result<()>;
+
+    /// Copies the content of consecutive pages, of which these are the facts just read.
+    fn read(&self, first: u64, facts: &[Fact], out: &mut [u8]) -> io::Result<()>;
+
+    /// The file that page `page` is an unwritten private mapping of, if that is what its block is,
+    /// and which page of it.
+    fn file(&self, _page: u64) -> Option<(FileId, u64)> {
+        None
+    }
+
+    /// Is the memory that was opened still there?
+    fn is_there(&self) -> bool {
+        true
+    }
+}
+
+/// Opens what a target named.
+pub fn open(found: Found) -> Result<(String, Opened), ResolveError> {
+    let feed = match found.holder {
+        Holder::Process(process, blocks) => Opened::Process(process::ProcessFeed::new(process, blocks)),
+        Holder::Image(path) => Opened::Other(Box::new(image::ImageFeed::open(&path)?)),
+        Holder::Herd(vm) => Opened::Other(Box::new(herd::HerdFeed::open(&vm)?)),
+    };
+    Ok((found.name, feed))
+}
+
+/// A feed, and whether it must be made to stand still.
+#[derive(Debug)]
+pub enum Opened {
+    /// A process: it runs.
+    Process(process::ProcessFeed),
+    /// Something that stands still by itself.
+    Other(Box<dyn Feed>),
+}
+
+impl Opened {
+    /// As a feed.
+    pub fn feed(&self) -> &dyn Feed {
+        match self {
+            Self::Process(feed) => feed,
+            Self::Other(feed) => feed.as_ref(),
+        }
+    }
+}
+
+/// First page of each block, and of what would follow the last.
+fn starts(blocks: impl Iterator<Item = u64>) -> Vec<u64> {
+    std::iter::once(0)
+        .chain(blocks.scan(0u64, |end, pages| {
+            *end += pages;
+            Some(*end)
+        }))
+        .collect()
+}
+
+#[cfg(test)]
+pub(crate) mod contract {
+    use super::*;
+
+    /// What every feed must keep, tried on all of a memory whose content is known.
+    pub(crate) fn holds(feed: &dyn Feed, content: &[u8]) {
+        let pages = content.len() / 4096;
+        let all: u64 = feed.blocks().iter().map(|(_, pages)| pages).sum();
+        assert_eq!(all, pages as u64);
+        let mut facts = vec![Fact::Unknown; pages];
+        feed.facts(0, &mut facts).unwrap();
+        let mut read = vec![1u8; content.len()];
+        feed.read(0, &facts, &mut read).unwrap();
+        assert!(read == content);
+        for (page, fact) in facts.iter().enumerate() {
+            let bytes = &content[page * 4096..(page + 1) * 4096];
+            if matches!(fact, Fact::Zero | Fact::Unused) {
+                assert!(crate::base::digest::is_zero(bytes), "page {page} is said to be zero");
+            }
+            let mut one = vec![1u8; 4096];
+            feed.read(page as u64, &facts[page..=page], &mut one).unwrap();
+            assert!(one == bytes, "page {page} by itself");
+        }
+        let mut again = vec![Fact::Unknown; pages];
+        feed.facts(0, &mut again).unwrap();
+        assert_eq!(facts, again, "asking has changed nothing");
+    }
+}

@@ -1,0 +1,376 @@
+//! A VM of a herd directory as a source of facts: its places, and the pages of the pool behind
+//! them.
+//!
+//! The pool is mapped here and those of its pages are touched that are in memory already, so that
+//! our own page table tells their frames: two VMs that have a page in common have it on one frame.
+
+use super::{Fate, PageSource};
+use crate::abi::ksm::KsmStat;
+use crate::abi::pagemap::Entry;
+use crate::abi::vma::{FileId, Vma, VmaFlags};
+use crate::base::{PAGE_SIZE, PageRange, Place, Places};
+use crate::placement::herd::{POOL, map_file, vm_of};
+use crate::placement::map::{self, MapFile};
+use crate::sys::mapping::Mapping;
+use crate::sys::{cache, pagemap};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Why a herd cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HerdError {
+    /// No herd there.
+    #[error("{0} is no herd: a herd is a directory with a pool and a .map file for each VM; name it, or a VM in it as DIR/VM")]
+    NoHerd(PathBuf),
+    /// A herd without that VM.
+    #[error("herd {dir} has no VM {vm}; it has {has}")]
+    NoVm {
+        /// The herd.
+        dir: PathBuf,
+        /// The VM.
+        vm: String,
+        /// Those that it has.
+        has: String,
+    },
+    /// A map that cannot be used.
+    #[error("{path} is damaged: {why}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A template is not there any more, or is another.
+    #[error("{map} refers to the template {template}, which {why}")]
+    Template {
+        /// The map.
+        map: PathBuf,
+        /// The template.
+        template: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Reading failed.
+    #[error("{path} cannot be read")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A VM in a herd, found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HerdVm {
+    dir: PathBuf,
+    name: String,
+}
+
+impl HerdVm {
+    /// What `DIR/VM` or `DIR` names.
+    pub fn find(path: &Path) -> Result<Vec<Self>, HerdError> {
+        if path.join(POOL).is_file() {
+            let vms = vms(path)?;
+            if vms.is_empty() {
+                let (dir, vm) = (path.to_owned(), "at all".to_owned());
+                return Err(HerdError::NoVm { dir, vm, has: "none".to_owned() });
+            }
+            return Ok(vms.into_iter().map(|name| Self { dir: path.to_owned(), name }).collect());
+        }
+        let no_herd = || HerdError::NoHerd(path.to_owned());
+        let dir = path.parent().filter(|dir| dir.join(POOL).is_file()).ok_or_else(no_herd)?;
+        let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(no_herd)?;
+        let (dir, name) = (dir.to_owned(), name.to_owned());
+        let has = vms(&dir)?;
+        if !has.contains(&name) {
+            let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
+            return Err(HerdError::NoVm { dir, vm: name, has });
+        }
+        Ok(vec![Self { dir, name }])
+    }
+
+    /// Its name in the herd.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `DIR/VM`.
+    pub fn path(&self) -> PathBuf {
+        self.dir.join(&self.name)
+    }
+}
+
+fn vms(dir: &Path) -> Result<Vec<String>, HerdError> {
+    let entries = fs::read_dir(dir).map_err(failed(dir))?;
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut vms: Vec<String> = names.filter_map(|name| vm_of(&name).map(str::to_owned)).collect();
+    vms.sort();
+    Ok(vms)
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> HerdError {
+    let path = path.to_owned();
+    move |source| HerdError::Io { path, source }
+}
+
+/// A VM's memory in a herd, open.
+#[derive(Debug)]
+pub struct HerdMemory {
+    /// Its blocks: labels and pages.
+    pub blocks: Vec<(String, u64)>,
+    /// Where its pages are.
+    pub places: Places,
+    pool: File,
+    pool_pages: u64,
+    templates: Vec<Option<File>>,
+}
+
+impl HerdMemory {
+    /// Opens a VM. Its map is checked against the pool and the templates that it refers to.
+    pub fn open(vm: &HerdVm) -> Result<Self, HerdError> {
+        let path = vm.dir.join(map_file(&vm.name));
+        let damaged = |why: String| HerdError::Damaged { path: path.clone(), why };
+        let pool_path = vm.dir.join(POOL);
+        let pool = File::open(&pool_path).map_err(failed(&pool_path))?;
+        let pool_pages = pool.metadata().map_err(failed(&pool_path))?.len() / PAGE_SIZE;
+        let bytes = fs::read(&path).map_err(failed(&path))?;
+        let (mut header, runs) = map::parse(&bytes).map_err(|e| damaged(e.to_string()))?;
+        if header.vms.len() != 1 {
+            return Err(damaged("it is of more than one VM".to_owned()));
+        }
+        let blocks = header.vms.remove(0).blocks;
+        let starts: Vec<u64> = blocks
+            .iter()
+            .scan(0u64, |next, (_, pages)| {
+                let start = *next;
+                *next = next.saturating_add(*pages);
+                Some(start)
+            })
+            .collect();
+        let all = blocks.iter().fold(0u64, |all, (_, pages)| all.saturating_add(*pages));
+        let mut places = Places::new(all);
+        let mut named = vec![false; header.files.len()];
+        for run in &runs {
+            match run.place {
+                Place::Pool { page } if page + run.pages > pool_pages => {
+                    return Err(damaged("it refers to pages beyond the end of the pool".to_owned()));
+                }
+                Place::Template { file, .. } => named[file as usize] = true,
+                Place::Pool { .. } | Place::Zero | Place::Unused => {}
+                Place::Local { .. } | Place::Bytes => {
+                    return Err(damaged("it has pages whose content is not here".to_owned()));
+                }
+            }
+            places.set(starts[run.block as usize] + run.page, run.pages, run.place);
+        }
+        let open = |(file, named): (&MapFile, &bool)| {
+            named.then(|| template(file, &path)).transpose()
+        };
+        let templates = header.files.iter().zip(&named).map(open).collect::<Result<_, _>>()?;
+        Ok(Self { blocks, places, pool, pool_pages, templates })
+    }
+
+    /// Which file the pool is.
+    pub fn pool_id(&self) -> Option<FileId> {
+        self.pool.metadata().ok().map(|meta| super::image::id_of(&meta))
+    }
+
+    /// Copies the content of consecutive pages.
+    pub fn read(&self, first: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut page = first;
+        let end = first + out.len() as u64 / PAGE_SIZE;
+        let mut rest = out;
+        while page < end {
+            let place = self.places.get(page);
+            let follows = |next: u64| self.places.get(next) == place.map(|p| p.after(next - page));
+            let run = 1 + (page + 1..end).take_while(|&next| follows(next)).count();
+            let (here, after) = rest.split_at_mut(run * usize::try_from(PAGE_SIZE).unwrap_or(4096));
+            match place {
+                Some(Place::Pool { page }) => self.pool.read_exact_at(here, page * PAGE_SIZE)?,
+                Some(Place::Template { file, page }) => {
+                    let file = self.templates.get(file as usize).and_then(Option::as_ref);
+                    let file = file.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+                    file.read_exact_at(here, page * PAGE_SIZE)?;
+                }
+                _ => here.fill(0),
+            }
+            page += run as u64;
+            rest = after;
+        }
+        Ok(())
+    }
+}
+
+fn template(file: &MapFile, map: &Path) -> Result<File, HerdError> {
+    let wrong = |why| HerdError::Template { map: map.to_owned(), template: file.path.clone(), why };
+    let open = File::open(&file.path).map_err(|_| wrong("cannot be opened any more"))?;
+    let id = open.metadata().map(|meta| super::image::id_of(&meta));
+    let id = id.map_err(|_| wrong("cannot be looked at"))?;
+    if (id.device, id.inode) != (file.device, file.inode) {
+        return Err(wrong("is another file now"));
+    }
+    Ok(open)
+}
+
+/// Distance between the blocks of a herd VM in the address space that it is shown in, in pages.
+const GAP: u64 = 1 << 10;
+
+/// A VM of a herd as a source of facts. Its blocks lie one after another in an address space of
+/// their own, which begins at 1 GiB.
+#[derive(Debug)]
+pub struct HerdSource {
+    memory: HerdMemory,
+    pagemap: File,
+    blocks: Vec<Vma>,
+    /// First page of each block in the VM.
+    starts: Vec<u64>,
+    /// Keeps the pages in our page table.
+    pool: Option<Mapping>,
+}
+
+impl HerdSource {
+    /// Opens a VM and maps its pool.
+    pub fn open(vm: &HerdVm) -> Result<Self, HerdError> {
+        let memory = HerdMemory::open(vm)?;
+        let path = vm.dir.join(POOL);
+        let pool = map_pool(&memory).map_err(failed(&path))?;
+        let file = memory.pool_id();
+        let (mut blocks, mut starts, mut at, mut start) = (Vec::new(), Vec::new(), 1 << 18, 0);
+        for (name, pages) in &memory.blocks {
+            blocks.push(Vma {
+                pages: PageRange::of(at, *pages),
+                read: true,
+                write: false,
+                exec: false,
+                shared: true,
+                file_page: 0,
+                file,
+                name: name.clone(),
+                flags: None,
+            });
+            starts.push(start);
+            (at, start) = (at + pages + GAP, start + pages);
+        }
+        let pagemap = File::open("/proc/self/pagemap").map_err(failed(Path::new("/proc/self/pagemap")))?;
+        Ok(Self { memory, pagemap, blocks, starts, pool })
+    }
+
+    /// The page of the VM at a page of its address space.
+    fn page(&self, at: u64) -> Option<u64> {
+        let index = self.blocks.partition_point(|block| block.pages.end <= at);
+        let block = self.blocks.get(index).filter(|block| block.pages.start <= at)?;
+        Some(self.starts[index] + at - block.pages.start)
+    }
+
+    fn slot(&self, at: u64) -> Option<u64> {
+        match self.memory.places.get(self.page(at)?)? {
+            Place::Pool { page } => Some(page),
+            _ => None,
+        }
+    }
+}
+
+fn map_pool(memory: &HerdMemory) -> io::Result<Option<Mapping>> {
+    if memory.pool_pages == 0 {
+        return Ok(None);
+    }
+    let mapping = Mapping::read_only_file(&memory.pool, memory.pool_pages)?;
+    mapping.advise(memmap2::Advice::Random)?;
+    cache::no_readahead(&memory.pool)?;
+    let cached = cache::resident(&memory.pool, PageRange::of(0, memory.pool_pages))?;
+    for run in memory.places.runs() {
+        let Some(Place::Pool { page }) = run.place else { continue };
+        for slot in page..page + run.pages {
+            if cached.get(usize::try_from(slot).unwrap_or(usize::MAX)) == Some(&true) {
+                mapping.touch(slot);
+            }
+        }
+    }
+    Ok(Some(mapping))
+}
+
+impl PageSource for HerdSource {
+    fn blocks(&self) -> &[Vma] {
+        &self.blocks
+    }
+
+    fn facts(&self, first: u64, out: &mut [Entry]) -> io::Result<usize> {
+        let Some(pool) = &self.pool else {
+            out.fill(Entry(0));
+            return Ok(out.len());
+        };
+        let base = pool.pages().start;
+        let mut at = 0;
+        while at < out.len() {
+            let slot = self.slot(first + at as u64);
+            let follows = |i: usize| {
+                let next = self.slot(first + i as u64);
+                next == slot.map(|slot| slot + (i - at) as u64)
+            };
+            let end = (at + 1..out.len()).find(|&i| !follows(i)).unwrap_or(out.len());
+            match slot {
+                Some(slot) => {
+                    pagemap::read(&self.pagemap, base + slot, &mut out[at..end])?;
+                }
+                None => out[at..end].fill(Entry(0)),
+            }
+            at = end;
+        }
+        Ok(out.len())
+    }
+
+    fn populated(&self, range: PageRange) -> Vec<PageRange> {
+        vec![range]
+    }
+
+    fn is_huge(&self, _page: u64) -> bool {
+        false
+    }
+
+    fn huge_pages(&self, _range: PageRange) -> u64 {
+        0
+    }
+
+    fn content(&self, page: u64, out: &mut [u8]) -> io::Result<usize> {
+        let page = self.page(page).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let mut whole = [0; 4096];
+        self.memory.read(page, &mut whole)?;
+        let length = out.len().min(whole.len());
+        out[..length].copy_from_slice(&whole[..length]);
+        Ok(length)
+    }
+
+    fn cached(&self, _block: &Vma, _pages: PageRange) -> Option<Vec<bool>> {
+        None
+    }
+
+    fn file_content(&self, _block: &Vma, page: u64, out: &mut [u8]) -> io::Result<usize> {
+        self.content(page, out)
+    }
+
+    fn blocks_with_flags(&self) -> io::Result<Vec<Vma>> {
+        let flags = Some(VmaFlags::default());
+        Ok(self.blocks.iter().map(|block| Vma { flags, ..block.clone() }).collect())
+    }
+
+    fn ksm(&self) -> Option<KsmStat> {
+        None
+    }
+
+    fn may_be_merged(&self) -> bool {
+        false
+    }
+
+    fn faults(&self) -> u64 {
+        0 // its pages were touched when it was opened
+    }
+
+    fn fate(&self) -> Fate {
+        Fate::Alive
+    }
+}
