@@ -19,6 +19,7 @@ pub mod abi;
 pub mod analyze;
 pub mod base;
 pub mod cli;
+pub mod filter;
 pub mod placement;
 pub mod source;
 pub mod store;

@@ -3,6 +3,7 @@
 pub mod addr;
 pub mod bytes;
 pub mod digest;
+pub mod fact;
 pub mod mechanism;
 pub mod place;
 pub mod places;

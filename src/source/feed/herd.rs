@@ -17,7 +17,8 @@ impl HerdFeed {
     /// Opens it.
     pub fn open(vm: &HerdVm) -> Result<Self, HerdError> {
         let memory = HerdMemory::open(vm)?;
-        let space = Space::Pool(memory.pool_id().unwrap_or_default());
+        let id = memory.pool_id().unwrap_or_default();
+        let space = Space::Pool { device: id.device, inode: id.inode };
         Ok(Self { memory, space })
     }
 }

@@ -1,0 +1,140 @@
+//! What each filter did and what it cost; and when one is turned off because it loses time.
+
+/// Pages after which a filter is judged: 32 MiB.
+const WINDOW: u64 = 8192;
+/// Windows for which a filter that lost time stays off before it is tried again.
+const REST: u64 = 16;
+
+/// The account of one filter.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct Account {
+    /// Its name.
+    pub filter: String,
+    /// Pages that it was shown.
+    pub looked_at: u64,
+    /// Pages that it settled, or packed.
+    pub pages: u64,
+    /// Bytes that did not have to be sent because of it.
+    pub saved_bytes: u64,
+    /// Time that it took, in nanoseconds of one thread.
+    pub nanos: u64,
+    /// Pages for which it was turned off because it lost time.
+    pub off_pages: u64,
+}
+
+/// An account that is being kept, and whether its filter is on.
+#[derive(Clone, Debug)]
+pub struct Meter {
+    /// What there is so far.
+    pub account: Account,
+    /// It is never turned off.
+    always: bool,
+    window: Window,
+    rests: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    pages: u64,
+    saved: u64,
+    nanos: u64,
+}
+
+impl Meter {
+    /// For the filter `name`; `always`: it is never turned off.
+    pub fn new(name: &str, always: bool) -> Self {
+        let account = Account { filter: name.to_owned(), ..Account::default() };
+        Self { account, always, window: Window::default(), rests: 0 }
+    }
+
+    /// Is it to be asked for the next `pages` pages? Counts them where it is not.
+    pub fn is_on(&mut self, pages: u64) -> bool {
+        if self.rests == 0 {
+            return true;
+        }
+        self.account.off_pages += pages;
+        self.rests = self.rests.saturating_sub(pages);
+        self.rests == 0
+    }
+
+    /// It was shown `looked_at` pages, settled `pages`, which saved `saved` bytes, and took `nanos`.
+    pub const fn add(&mut self, looked_at: u64, pages: u64, saved: u64, nanos: u64) {
+        self.account.looked_at += looked_at;
+        self.account.pages += pages;
+        self.account.saved_bytes += saved;
+        self.account.nanos += nanos;
+        self.window.pages += looked_at;
+        self.window.saved += saved;
+        self.window.nanos += nanos;
+    }
+
+    /// Turns it off if what it saved in the last window would have been sent in less time than it
+    /// took. `link`: nanoseconds that the transport takes for a byte.
+    pub fn judge(&mut self, link: f64) -> bool {
+        if self.always || self.window.pages < WINDOW {
+            return false;
+        }
+        let loses = self.window.nanos as f64 > self.window.saved as f64 * link;
+        self.window = Window::default();
+        if loses {
+            self.rests = WINDOW * REST;
+        }
+        loses
+    }
+}
+
+/// How a codec does, in nanoseconds and bytes per byte that it is given.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Sample {
+    /// Nanoseconds of one thread for a byte.
+    pub nanos: f64,
+    /// Bytes that come out for a byte.
+    pub ratio: f64,
+}
+
+/// Which of several codecs moves a byte soonest through `threads` packers and then through a link of
+/// `link` nanoseconds a byte, which work side by side; `None` where none is faster than the bytes
+/// as they are.
+pub fn best(samples: &[Option<Sample>], threads: usize, link: f64) -> Option<usize> {
+    let time = |sample: &Sample| (sample.nanos / threads.max(1) as f64).max(sample.ratio * link);
+    let all = samples.iter().enumerate();
+    let all = all.filter_map(|(i, sample)| Some((i, time(sample.as_ref()?))));
+    all.min_by(|a, b| a.1.total_cmp(&b.1)).filter(|&(_, time)| time < link).map(|(i, _)| i)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_loses_time_rests_and_is_tried_again() {
+        let mut meter = Meter::new("same", false);
+        assert!(meter.is_on(WINDOW));
+        meter.add(WINDOW, 1, 4096, 1_000_000);
+        assert!(meter.judge(1.0));
+        assert!(!meter.is_on(WINDOW));
+        assert!(!meter.is_on(WINDOW * (REST - 2)));
+        assert!(meter.is_on(WINDOW), "tried again");
+        meter.add(WINDOW, WINDOW, WINDOW * 4096, 1_000_000);
+        assert!(!meter.judge(1.0));
+        assert!(meter.is_on(1));
+        assert_eq!(meter.account.pages, WINDOW + 1);
+    }
+
+    #[test]
+    fn one_that_keeps_memory_shared_is_never_turned_off() {
+        let mut meter = Meter::new("shared", true);
+        meter.add(WINDOW, 0, 0, u64::from(u32::MAX));
+        assert!(!meter.judge(0.1) && meter.is_on(1));
+    }
+
+    #[test]
+    fn the_best_codec_depends_on_the_link() {
+        let lz4 = Some(Sample { nanos: 0.5, ratio: 0.7 });
+        let zstd = Some(Sample { nanos: 1.0, ratio: 0.4 });
+        assert_eq!(best(&[lz4, zstd], 2, 0.2), None, "a fast pipe takes bytes as they are");
+        assert_eq!(best(&[lz4, zstd], 2, 0.45), Some(0));
+        assert_eq!(best(&[lz4, zstd], 2, 8.0), Some(1), "a gigabit");
+        assert_eq!(best(&[None, None], 2, 8.0), None);
+    }
+}

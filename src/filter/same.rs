@@ -1,0 +1,166 @@
+//! `same`: pages whose content was sent already, wherever it stood.
+//!
+//! A hash says where to look; the page that it points to is read again and compared byte by byte,
+//! so that pages with equal hashes and other content, which a guest can make at will, stay apart.
+//! That needs memory that stands still. Pages are only ever settled within one trust group: that
+//! two guests have a page in common is something that one could learn about the other (CVE-2015-2877).
+
+use super::{Batch, Filter, PAGE, Settled, World};
+use crate::base::digest::PageHash;
+use hashbrown::HashTable;
+
+/// Content that was sent. Nine to eighteen bytes a page: the low half of the hash, and the number
+/// of the page among all pages of all VMs.
+#[derive(Debug)]
+pub struct Same {
+    sent: HashTable<(u32, u32)>,
+    /// First number of each VM's pages, and the end.
+    starts: Vec<u64>,
+    /// Which trust group each VM is in.
+    groups: Vec<u32>,
+}
+
+impl Same {
+    /// For VMs of so many pages each, and the trust group of each: VMs with the same number share.
+    pub fn new(pages: &[u64], groups: Vec<u32>) -> Self {
+        let mut starts = vec![0];
+        for pages in pages {
+            starts.push(starts[starts.len() - 1] + pages);
+        }
+        Self { sent: HashTable::new(), starts, groups }
+    }
+
+    fn group(&self, vm: u32) -> u32 {
+        self.groups.get(vm as usize).copied().unwrap_or(u32::MAX)
+    }
+
+    /// Tag and position in the table. The group is part of both: other groups are never met.
+    fn key(&self, vm: u32, hash: PageHash) -> (u64, u32) {
+        let whole = hash.0 ^ u64::from(self.group(vm)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let tag = u32::try_from(whole & u64::from(u32::MAX)).unwrap_or(0);
+        (position(tag), tag)
+    }
+
+    fn owner(&self, number: u32) -> (u32, u64) {
+        let number = u64::from(number);
+        let vm = self.starts.partition_point(|&start| start <= number).saturating_sub(1);
+        (u32::try_from(vm).unwrap_or(u32::MAX), number - self.starts[vm])
+    }
+}
+
+/// The table keeps the tag alone, so the position comes from it.
+fn position(tag: u32) -> u64 {
+    u64::from(tag).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Filter for Same {
+    fn name(&self) -> &'static str {
+        "same"
+    }
+
+    fn by_content(&mut self, batch: &mut Batch, world: &dyn World) -> u64 {
+        if !world.stands_still() {
+            return 0;
+        }
+        let (mut pages, mut other) = (0, [0; PAGE]);
+        for at in 0..batch.len() {
+            let Some(hash) = batch.hashes[at].filter(|_| batch.settled[at].is_none()) else {
+                continue;
+            };
+            let (position, tag) = self.key(batch.vm, hash);
+            let found = self.sent.find(position, |&(known, _)| known == tag).copied();
+            let Some((vm, page)) = found.map(|(_, number)| self.owner(number)) else { continue };
+            if self.group(vm) != self.group(batch.vm) {
+                continue; // two groups whose tags fell together
+            }
+            if world.content(vm, page, &mut other) && other == batch.page(at) {
+                batch.settled[at] = Some(Settled::Same { vm, page });
+                pages += 1;
+            }
+        }
+        // within the batch itself: what an earlier page of it has, which is not in the table yet
+        pages + within(batch)
+    }
+
+    fn learn(&mut self, batch: &Batch) {
+        let start = self.starts[batch.vm as usize] + batch.first;
+        for at in batch.open() {
+            let Some(hash) = batch.hashes[at] else { continue };
+            // beyond 16 TiB of memory in one stream, pages are not remembered
+            let Ok(number) = u32::try_from(start + at as u64) else { return };
+            let (position_now, tag) = self.key(batch.vm, hash);
+            let entry = self.sent.entry(position_now, |&(known, _)| known == tag, |&(known, _)| position(known));
+            entry.or_insert((tag, number));
+        }
+    }
+}
+
+/// Settles pages that equal an earlier one of their own batch.
+fn within(batch: &mut Batch) -> u64 {
+    let mut order: Vec<(PageHash, usize)> =
+        batch.open().filter_map(|at| Some((batch.hashes[at]?, at))).collect();
+    order.sort_unstable_by_key(|&(hash, at)| (hash.0, at));
+    let mut pages = 0;
+    let mut first = 0;
+    for i in 1..order.len() {
+        let ((hash, earlier), (this, at)) = (order[first], order[i]);
+        if hash == this && batch.page(earlier) == batch.page(at) {
+            let page = batch.first + earlier as u64;
+            batch.settled[at] = Some(Settled::Same { vm: batch.vm, page });
+            pages += 1;
+        } else {
+            first = i;
+        }
+    }
+    pages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::worlds::{Made, read};
+    use super::*;
+
+    fn world(pages: &[((u32, u64), u8)]) -> Made {
+        let content = pages.iter().map(|&(page, byte)| (page, vec![byte; PAGE])).collect();
+        Made { content, ..Made::default() }
+    }
+
+    #[test]
+    fn equal_content_is_settled_within_a_group_and_never_across() {
+        let world = world(&[((0, 0), 1), ((0, 1), 2)]);
+        for (groups, settled) in [(vec![0, 0], 1), (vec![0, 1], 0)] {
+            let mut filter = Same::new(&[4, 4], groups);
+            filter.learn(&read(0, 0, &[vec![1; PAGE], vec![2; PAGE]]));
+            let mut batch = read(1, 0, &[vec![2; PAGE], vec![3; PAGE], vec![0; PAGE]]);
+            assert_eq!(filter.by_content(&mut batch, &world), settled);
+            let same = (settled == 1).then_some(Settled::Same { vm: 0, page: 1 });
+            assert_eq!(batch.settled, [same, None, None]);
+        }
+    }
+
+    #[test]
+    fn an_equal_hash_with_other_content_stays_apart() {
+        let mut filter = Same::new(&[4], vec![0]);
+        filter.learn(&read(0, 0, &[vec![1; PAGE]]));
+        let mut batch = read(0, 2, &[vec![9; PAGE], vec![8; PAGE]]);
+        batch.hashes = vec![read(0, 0, &[vec![1; PAGE]]).hashes[0]; 2];
+        assert_eq!(filter.by_content(&mut batch, &world(&[((0, 0), 1)])), 0);
+    }
+
+    #[test]
+    fn pages_of_one_batch_are_compared_with_one_another() {
+        let mut filter = Same::new(&[4], vec![0]);
+        let mut batch = read(0, 0, &[vec![5; PAGE], vec![6; PAGE], vec![5; PAGE], vec![5; PAGE]]);
+        assert_eq!(filter.by_content(&mut batch, &Made::default()), 2);
+        let same = Some(Settled::Same { vm: 0, page: 0 });
+        assert_eq!(batch.settled, [None, None, same, same]);
+    }
+
+    #[test]
+    fn memory_that_moves_is_not_compared() {
+        let mut filter = Same::new(&[4], vec![0]);
+        filter.learn(&read(0, 0, &[vec![1; PAGE]]));
+        let moving = Made { moves: true, ..world(&[((0, 0), 1)]) };
+        assert_eq!(filter.by_content(&mut read(0, 2, &[vec![1; PAGE]]), &moving), 0);
+    }
+}
