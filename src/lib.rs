@@ -24,4 +24,5 @@ pub mod placement;
 pub mod source;
 pub mod store;
 pub mod sys;
+pub mod transport;
 pub mod wire;

@@ -1,6 +1,7 @@
 //! Floor 0: the words that everyone shares, as types. No I/O, no unsafe, nothing of the crate.
 
 pub mod addr;
+pub mod address;
 pub mod bytes;
 pub mod digest;
 pub mod fact;

@@ -5,13 +5,15 @@
 //! who guarantees that the pointer is valid, for how long, and for how many bytes.
 //!
 //! Nothing here changes another process, a page or a setting; what changes our own process
-//! ([`mapping`], [`fork`]) says so in its name.
+//! ([`mapping`], [`fork`], [`fd`]) says so in its name.
 
 #![allow(unsafe_code)]
 
 pub mod cache;
 pub mod caps;
+pub mod child;
 pub mod extents;
+pub mod fd;
 pub mod fork;
 pub mod kpage;
 pub mod ksm;
@@ -22,5 +24,6 @@ pub mod pidfd;
 pub mod process;
 pub mod scan;
 pub mod signal;
+pub mod socket;
 pub mod stdio;
 pub mod vmstat;

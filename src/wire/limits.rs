@@ -4,6 +4,8 @@
 pub const MAX_BODY: u32 = (1 << 20) + (1 << 16);
 /// Pages whose bytes one frame can hold: a mebibyte.
 pub const FRAME_PAGES: u64 = 256;
+/// Pages that one frame can hold as bytes, packed or not: 4 MiB once unpacked.
+pub const UNPACKED_PAGES: u64 = 1024;
 /// VMs in a stream.
 pub const MAX_VMS: u64 = 1024;
 /// Blocks of a VM: a process has at most `vm.max_map_count` mappings, 65,530 unless changed; their

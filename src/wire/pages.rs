@@ -1,6 +1,8 @@
 //! The record that carries pages: operations on consecutive pages, then the bytes they use.
 
-use super::limits::{FRAME_PAGES, MAX_OPS, MAX_PACKED_PAGES, MAX_PAGES, MAX_TEMPLATES, MAX_VMS};
+use super::limits::{
+    FRAME_PAGES, MAX_OPS, MAX_PACKED_PAGES, MAX_PAGES, MAX_TEMPLATES, MAX_VMS, UNPACKED_PAGES,
+};
 use super::{WireError, varint};
 use crate::base::PAGE_SIZE;
 use crate::base::bytes::{Reader, put_varint};
@@ -246,7 +248,7 @@ impl<'a> Pages<'a> {
             return Err(WireError::Wrong("a record has no operation, or too many"));
         }
         let mut ops = Vec::with_capacity(usize::try_from(count).unwrap_or(0).min(r.left() / 2 + 1));
-        let (mut end, mut wanted) = (page, 0u64);
+        let (mut end, mut wanted, mut unpacked) = (page, 0u64, 0u64);
         for _ in 0..count {
             let op = PageOp::read(r)?;
             end = end
@@ -254,7 +256,11 @@ impl<'a> Pages<'a> {
                 .filter(|&end| end <= MAX_PAGES)
                 .ok_or(WireError::Wrong("pages go beyond the last that there can be"))?;
             wanted += op.payload();
+            unpacked += if op.payload() > 0 { op.pages } else { 0 };
             ops.push(op);
+        }
+        if unpacked > UNPACKED_PAGES {
+            return Err(WireError::Wrong("a record has more pages as bytes than it may"));
         }
         if wanted != r.left() as u64 {
             return Err(WireError::Wrong("a record has more or fewer bytes than its operations use"));

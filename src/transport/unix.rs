@@ -1,0 +1,203 @@
+//! `unix:PATH`: a socket in the file system, open to its owner alone.
+
+use super::plain::Plain;
+use super::{Channel, Options, TransportError};
+use crate::base::address::Address;
+use crate::sys::socket::listen_unix;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process;
+
+fn address(path: &Path) -> String {
+    Address::Unix(path.into()).to_string()
+}
+
+/// Connects to the listener at `path`.
+pub(super) fn connect(path: &Path, options: &Options) -> Result<Channel, TransportError> {
+    let what = address(path);
+    let stream = UnixStream::connect(path);
+    let stream = stream.map_err(|source| TransportError::Io {
+        what: what.clone(),
+        doing: "connect",
+        source,
+    })?;
+    Plain::new(stream, &what, options).map(Channel::of_socket)
+}
+
+/// A listener that takes its socket away when it ends.
+#[derive(Debug)]
+pub(super) struct Bound {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode, so that another listener's socket is not taken away.
+    mine: Option<(u64, u64)>,
+}
+
+impl Bound {
+    /// Listens at `path`, where nothing may be but a socket whose listener is gone.
+    pub(super) fn new(path: &Path) -> Result<Self, TransportError> {
+        let what = address(path);
+        let listen = |path| listen_unix(path, 0o600);
+        let listener = match listen(path) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                clear(path, &what)?;
+                listen(path)
+            }
+            other => other,
+        };
+        let listener = listener.map_err(|e| TransportError::of(&what, "listen there", e))?;
+        let mine = fs::symlink_metadata(path).map(|kind| (kind.dev(), kind.ino()));
+        Ok(Self { listener, path: path.into(), mine: mine.ok() })
+    }
+
+    /// Waits for the next connection.
+    pub(super) fn accept(&self, options: &Options) -> Result<Channel, TransportError> {
+        let what = address(&self.path);
+        let accepted = self.listener.accept();
+        let (stream, _) =
+            accepted.map_err(|e| TransportError::of(&what, "take a connection", e))?;
+        Plain::new(stream, &what, options).map(Channel::of_socket)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // our socket keeps its inode, so that the number cannot mean another file yet
+        let now = fs::symlink_metadata(&self.path).map(|kind| (kind.dev(), kind.ino()));
+        if self.mine.is_some() && self.mine == now.ok() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Takes a socket away that nobody listens on.
+fn clear(path: &Path, what: &str) -> Result<(), TransportError> {
+    let refused = |why: &str| TransportError::Refused { what: what.into(), why: why.into() };
+    let cannot = |e| TransportError::of(what, "replace what is there", e);
+    let live = "another process listens there: end it, or use another path";
+    match fs::symlink_metadata(path) {
+        Ok(kind) if kind.file_type().is_socket() => {}
+        Ok(_) => return Err(refused("there is a file that is no socket: remove it yourself")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(cannot(error)),
+    }
+    if !is_dead(path).map_err(cannot)? {
+        return Err(refused(live));
+    }
+    // Another process may do the same at this moment and have bound its own by now: what is moved
+    // away is looked at once more, and put back if it lives.
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", process::id()));
+    let aside = PathBuf::from(name);
+    match fs::rename(path, &aside) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(cannot)?,
+    }
+    let dead = is_dead(&aside).map_err(cannot)?;
+    if !dead {
+        fs::hard_link(&aside, path).map_err(cannot)?;
+    }
+    fs::remove_file(&aside).map_err(cannot)?;
+    if dead { Ok(()) } else { Err(refused(live)) }
+}
+
+/// Does no process have the socket at `path` any more? A socket for messages cannot be connected to
+/// one for streams: the kernel says `EPROTOTYPE` where that one lives, and the listener sees no
+/// connection that is none (net/unix/af_unix.c, unix_find_bsd).
+fn is_dead(path: &Path) -> io::Result<bool> {
+    match UnixDatagram::unbound()?.connect(path) {
+        Ok(()) => Ok(false),
+        Err(e) if e.raw_os_error() == Some(libc::EPROTOTYPE) => Ok(false),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn two_ends_talk_and_nothing_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let bound = Bound::new(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let mut ours = connect(&path, &Options::default()).unwrap();
+        let mut theirs = bound.accept(&Options::default()).unwrap();
+        assert!(ours.two_way && !ours.answered());
+        theirs.output.as_mut().unwrap().write_all(b"hello").unwrap();
+        assert!(ours.answered());
+        let finish = std::thread::spawn(|| theirs.finish());
+        let mut text = String::new();
+        ours.input.as_mut().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+        ours.finish().unwrap();
+        finish.join().unwrap().unwrap();
+        drop(bound);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_live_listener_is_left_alone_and_not_disturbed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let bound = Bound::new(&path).unwrap();
+        let error = Bound::new(&path).unwrap_err();
+        assert!(error.to_string().contains("another process listens"), "{error}");
+        bound.listener.set_nonblocking(true).unwrap();
+        let error = bound.listener.accept().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "no connection came of asking");
+        drop(UnixDatagram::bind(folder.path().join("d")).unwrap());
+        let _datagram = UnixDatagram::bind(folder.path().join("e")).unwrap();
+        assert!(is_dead(&folder.path().join("d")).unwrap());
+        assert!(Bound::new(&folder.path().join("e")).is_err());
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_file_never() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        drop(UnixListener::bind(&path).unwrap()); // leaves its file
+        let bound = Bound::new(&path).unwrap();
+        connect(&path, &Options::default()).unwrap();
+        drop(bound);
+        fs::write(&path, "precious").unwrap();
+        let error = Bound::new(&path).unwrap_err();
+        assert!(matches!(error, TransportError::Refused { .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_to_a_file_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert!(matches!(Bound::new(&path), Err(TransportError::Refused { .. })));
+    }
+
+    #[test]
+    fn the_socket_of_another_listener_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let first = Bound::new(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let second = Bound::new(&path).unwrap();
+        drop(first);
+        connect(&path, &Options::default()).unwrap();
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn who_listens_nowhere_is_named() {
+        let error = connect(Path::new("/nonexistent/s"), &Options::default()).unwrap_err();
+        assert!(error.to_string().contains("unix:/nonexistent/s: cannot connect"), "{error}");
+    }
+}
