@@ -20,6 +20,7 @@ pub mod analyze;
 pub mod base;
 pub mod cli;
 pub mod filter;
+pub mod migrate;
 pub mod placement;
 pub mod source;
 pub mod store;

@@ -8,10 +8,14 @@
 
 pub mod bill;
 pub mod chain;
+pub mod codec;
+pub mod lz4;
 pub mod same;
 pub mod shared;
 pub mod template;
+pub mod xor;
 pub mod zero;
+pub mod zstd;
 
 use crate::base::digest::PageHash;
 use crate::base::fact::Fact;
