@@ -22,6 +22,7 @@ pub mod cli;
 pub mod filter;
 pub mod migrate;
 pub mod placement;
+pub mod qemu;
 pub mod source;
 pub mod store;
 pub mod sys;

@@ -40,7 +40,10 @@ impl std::fmt::Debug for Hashing {
 impl Hashing {
     /// With the key that `secret` makes, of any length.
     pub fn keyed(secret: &[u8]) -> Self {
-        Self::Keyed(Box::new(blake3::derive_key("pageherd 2026-11 page and stream digests", secret)))
+        Self::Keyed(Box::new(blake3::derive_key(
+            "pageherd 2026-11 page and stream digests",
+            secret,
+        )))
     }
 
     /// The number of this way in a stream.

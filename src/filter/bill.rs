@@ -92,6 +92,17 @@ pub struct Sample {
     pub ratio: f64,
 }
 
+impl Sample {
+    /// With what was known before, which weighs three times as much.
+    #[must_use]
+    pub fn mixed_with(self, before: Option<Self>) -> Self {
+        before.map_or(self, |before| Self {
+            nanos: (self.nanos + 3.0 * before.nanos) / 4.0,
+            ratio: (self.ratio + 3.0 * before.ratio) / 4.0,
+        })
+    }
+}
+
 /// Which of several codecs moves a byte soonest through `threads` packers and then through a link of
 /// `link` nanoseconds a byte, which work side by side; `None` where none is faster than the bytes
 /// as they are.

@@ -118,7 +118,10 @@ impl FromStr for Chain {
             if names.iter().any(|other| std::mem::discriminant(other) == kind) {
                 return Err(format!("filter '{word}' is there twice"));
             }
-            if let Some(later) = names.iter().find(|other| other.rank() > name.rank() && (other.packs() || name.rank() < 2)) {
+            if let Some(later) = names
+                .iter()
+                .find(|other| other.rank() > name.rank() && (other.packs() || name.rank() < 2))
+            {
                 return Err(format!(
                     "'{word}' comes too late behind '{later}': what needs no content comes first, and bytes are packed last"
                 ));
@@ -126,7 +129,8 @@ impl FromStr for Chain {
             names.push(name);
         }
         if text.is_empty() || text.ends_with(',') && !text.contains("exec:") {
-            return Err("a filter has no name: write for example unused,zero,shared,zstd, or none".to_owned());
+            return Err("a filter has no name: write for example unused,zero,shared,zstd, or none"
+                .to_owned());
         }
         Ok(Self { names })
     }
@@ -135,20 +139,34 @@ impl FromStr for Chain {
 fn one(word: &str) -> Result<Name, String> {
     if let Some(command) = word.strip_prefix("exec:") {
         let filled = !command.trim().is_empty();
-        return filled.then(|| Name::Exec(command.to_owned())).ok_or_else(|| "exec: needs a command".to_owned());
+        return filled
+            .then(|| Name::Exec(command.to_owned()))
+            .ok_or_else(|| "exec: needs a command".to_owned());
     }
     match word.split_once('=') {
         Some(("zstd", level)) => {
             let level = level.parse().ok().filter(|level| ZSTD_LEVELS.contains(level));
             level.map(Name::Zstd).ok_or_else(|| {
-                format!("'{word}': a level of zstd is a number from {} to {}", ZSTD_LEVELS.start(), ZSTD_LEVELS.end())
+                format!(
+                    "'{word}': a level of zstd is a number from {} to {}",
+                    ZSTD_LEVELS.start(),
+                    ZSTD_LEVELS.end()
+                )
             })
         }
         None if word == "zstd" => Ok(Name::Zstd(ZSTD_LEVEL)),
-        None => [Name::Unused, Name::Zero, Name::Shared, Name::Same, Name::Template, Name::Xor, Name::Lz4]
-            .into_iter()
-            .find(|name| name.to_string() == word)
-            .ok_or_else(|| unknown(word)),
+        None => [
+            Name::Unused,
+            Name::Zero,
+            Name::Shared,
+            Name::Same,
+            Name::Template,
+            Name::Xor,
+            Name::Lz4,
+        ]
+        .into_iter()
+        .find(|name| name.to_string() == word)
+        .ok_or_else(|| unknown(word)),
         Some(_) => Err(unknown(word)),
     }
 }

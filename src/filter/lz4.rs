@@ -1,7 +1,8 @@
 //! The fast codec: blocks of LZ4 as its block format has them, nothing around them.
 //!
 //! Both ways in safe Rust. A block says nothing of its length; it ends where the data ends. Of a
-//! prefix the last 64 KiB count, as far as an offset of LZ4 reaches.
+//! prefix the last 64 KiB count, as far as an offset of LZ4 reaches; so a chunk of 64 KiB or more does
+//! not reach the bytes at its own offset in a prefix of the same length, and wants to be smaller.
 
 use super::codec::{Codec, CodecError, check};
 use lz4_flex::block::{

@@ -138,6 +138,9 @@ pub trait Filter: Send + std::fmt::Debug {
     /// Learns of the pages that were not settled by anyone: their bytes are sent.
     fn learn(&mut self, _batch: &Batch) {}
 
+    /// Learns of pages that another sender sends, by their facts alone.
+    fn learn_foreign(&mut self, _batch: &Batch) {}
+
     /// Keeps memory shared at the far end, which is worth more than time: such a filter is never
     /// turned off.
     fn keeps_sharing(&self) -> bool {

@@ -89,7 +89,11 @@ impl Filter for Same {
             // beyond 16 TiB of memory in one stream, pages are not remembered
             let Ok(number) = u32::try_from(start + at as u64) else { return };
             let (position_now, tag) = self.key(batch.vm, hash);
-            let entry = self.sent.entry(position_now, |&(known, _)| known == tag, |&(known, _)| position(known));
+            let entry = self.sent.entry(
+                position_now,
+                |&(known, _)| known == tag,
+                |&(known, _)| position(known),
+            );
             entry.or_insert((tag, number));
         }
     }

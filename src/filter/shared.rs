@@ -21,7 +21,8 @@ struct Sent {
     frame: u64,
     vm: u32,
     page: u64,
-    hash: PageHash,
+    /// Unknown of a page that another sender sends, until it is referred to.
+    hash: Option<PageHash>,
 }
 
 /// Frames whose content was sent.
@@ -53,10 +54,27 @@ impl Shared {
         self.refused
     }
 
+    /// The newest page on a frame is the right one: its first may have left it.
+    fn insert(&mut self, frame: Frame, sent: Sent) {
+        let index = self.spaces.iter().position(|(space, _)| *space == frame.space);
+        let index = index.unwrap_or_else(|| {
+            self.spaces.push((frame.space, HashTable::new()));
+            self.spaces.len() - 1
+        });
+        let table = &mut self.spaces[index].1;
+        table
+            .entry(spread(sent.frame), |old| old.frame == sent.frame, |old| spread(old.frame))
+            .insert(sent);
+    }
+
     fn find(&self, frame: Frame) -> Option<Sent> {
         let (_, table) = self.spaces.iter().find(|(space, _)| *space == frame.space)?;
         table.find(spread(frame.number), |sent| sent.frame == frame.number).copied()
     }
+}
+
+fn sent(batch: &Batch, at: usize, frame: Frame) -> Sent {
+    Sent { frame: frame.number, vm: batch.vm, page: batch.first + at as u64, hash: None }
 }
 
 /// Numbers of frames, which follow one another, over all bits.
@@ -95,18 +113,17 @@ impl Filter for Shared {
             let (Some(frame), Some(hash)) = (frame_of(batch.facts[at]), batch.hashes[at]) else {
                 continue;
             };
-            let index = self.spaces.iter().position(|(space, _)| *space == frame.space);
-            let index = index.unwrap_or_else(|| {
-                self.spaces.push((frame.space, HashTable::new()));
-                self.spaces.len() - 1
-            });
-            let table = &mut self.spaces[index].1;
-            let sent =
-                Sent { frame: frame.number, vm: batch.vm, page: batch.first + at as u64, hash };
-            // a frame that is met again after its first page has left it: the newest is right
-            table
-                .entry(spread(sent.frame), |old| old.frame == sent.frame, |old| spread(old.frame))
-                .insert(sent);
+            self.insert(frame, Sent { hash: Some(hash), ..sent(batch, at, frame) });
+        }
+    }
+
+    fn learn_foreign(&mut self, batch: &Batch) {
+        for at in 0..batch.len() {
+            if let Some(frame) = frame_of(batch.facts[at])
+                && self.find(frame).is_none()
+            {
+                self.insert(frame, sent(batch, at, frame));
+            }
         }
     }
 
@@ -124,13 +141,16 @@ impl Shared {
         let proven = if self.unproven { stands } else { prove(batch, &candidates, world) };
         let mut pages = 0;
         for ((at, sent), proven) in candidates.into_iter().zip(proven) {
-            if proven && (!self.verify || equal(batch, at, sent, world)) {
-                batch.settled[at] = Some(Settled::Same { vm: sent.vm, page: sent.page });
-                batch.hashes[at] = Some(sent.hash);
-                pages += 1;
-            } else {
+            if !proven || (self.verify && !equal(batch, at, sent, world)) {
                 self.refused += 1;
+                continue;
             }
+            if sent.hash.is_none() {
+                continue; // a page of another sender: settled once its hash is known, by content
+            }
+            batch.settled[at] = Some(Settled::Same { vm: sent.vm, page: sent.page });
+            batch.hashes[at] = sent.hash;
+            pages += 1;
         }
         pages
     }
@@ -184,7 +204,8 @@ fn settle_within(
 /// Which candidates are on the frame together with the page that was sent. The facts of the batch
 /// are the first look at the candidates; here come the look at the others, and the second.
 fn prove(batch: &Batch, candidates: &[Candidate], world: &dyn World) -> Vec<bool> {
-    let fixed = |fact: Fact| matches!(frame_of(fact), Some(Frame { space: Space::Pool { .. }, .. }));
+    let fixed =
+        |fact: Fact| matches!(frame_of(fact), Some(Frame { space: Space::Pool { .. }, .. }));
     if !world.stands_still() && !candidates.iter().all(|&(at, _)| fixed(batch.facts[at])) {
         return vec![false; candidates.len()];
     }
@@ -218,7 +239,8 @@ fn prove(batch: &Batch, candidates: &[Candidate], world: &dyn World) -> Vec<bool
         return vec![false; candidates.len()];
     }
     for (proven, &(at, sent)) in proven.iter_mut().zip(candidates) {
-        let again = matches!(facts[at - low], Fact::Frame { frame, .. } if frame.number == sent.frame);
+        let again =
+            matches!(facts[at - low], Fact::Frame { frame, .. } if frame.number == sent.frame);
         *proven &= again;
     }
     proven

@@ -110,7 +110,9 @@ impl Filter for Template {
 
 fn equal(vm: u32, page: u64, template: u32, of: u64, world: &dyn World) -> bool {
     let (mut ours, mut theirs) = ([0; PAGE], [0; PAGE]);
-    world.content(vm, page, &mut ours) && world.template(template, of, &mut theirs) && ours == theirs
+    world.content(vm, page, &mut ours)
+        && world.template(template, of, &mut theirs)
+        && ours == theirs
 }
 
 #[cfg(test)]

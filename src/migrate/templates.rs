@@ -65,7 +65,8 @@ impl KnownTemplate {
     pub fn has_changed(&self) -> bool {
         let now = self.file.metadata();
         now.map_or(true, |meta| {
-            (meta.ctime(), meta.ctime_nsec()) != self.changed || meta.len() != self.pages * PAGE_SIZE
+            (meta.ctime(), meta.ctime_nsec()) != self.changed
+                || meta.len() != self.pages * PAGE_SIZE
         })
     }
 }

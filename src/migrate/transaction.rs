@@ -82,7 +82,9 @@ impl Sender {
             (Self::Declaring, E::Welcomed) => Self::Agreed,
             (Self::Agreed, E::AllSent) => Self::Sealed,
             (Self::Sealed, E::Prepared) => Self::CommitAsked,
-            (Self::CommitAsked, E::Committed) | (Self::Unknown, E::Resolved(true)) => Self::Committed,
+            (Self::CommitAsked, E::Committed) | (Self::Unknown, E::Resolved(true)) => {
+                Self::Committed
+            }
             // refused after it was told to commit: its journal says that it never will
             (Self::Declaring | Self::Agreed | Self::Sealed | Self::CommitAsked, E::Refused)
             | (Self::Declaring | Self::Agreed | Self::Sealed, E::Lost)

@@ -67,7 +67,12 @@ impl Desk {
     /// # Errors
     /// Where its memory is another, a page never came, or one that it refers to does not come in
     /// time or cannot come any more.
-    pub fn whole(&self, id: VmId, wanted: MemoryDigest, wait: Duration) -> Result<(), ReceiveError> {
+    pub fn whole(
+        &self,
+        id: VmId,
+        wanted: MemoryDigest,
+        wait: Duration,
+    ) -> Result<(), ReceiveError> {
         let until = Instant::now() + wait;
         let mut ledger = self.lock();
         loop {
@@ -86,7 +91,13 @@ impl Desk {
                     let left = until.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         let (name, seconds) = (ledger.name(id).to_owned(), wait.as_secs());
-                        return Err(ReceiveError::WaitedTooLong { name, page, of, of_page, seconds });
+                        return Err(ReceiveError::WaitedTooLong {
+                            name,
+                            page,
+                            of,
+                            of_page,
+                            seconds,
+                        });
                     }
                     // a look now and then, should a word be lost between two locks
                     let nap = left.min(Duration::from_millis(200));

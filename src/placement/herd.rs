@@ -123,7 +123,10 @@ mod tests {
     #[test]
     fn a_journal_reads_back_and_a_torn_line_never_happened() {
         let entries = vec![
-            Entry { session: "aa".into(), verdict: Verdict::Committed(vec!["a".into(), "b".into()]) },
+            Entry {
+                session: "aa".into(),
+                verdict: Verdict::Committed(vec!["a".into(), "b".into()]),
+            },
             Entry { session: "bb".into(), verdict: Verdict::Aborted },
         ];
         let text: String = entries.iter().map(ToString::to_string).collect();

@@ -27,7 +27,9 @@ pub enum LedgerError {
     #[error("a VM named {0} is there already: send it under another name")]
     Taken(String),
     /// Larger than is allowed.
-    #[error("VM {name} and those before it have {pages} pages of 4 KiB, which is more than --max-ram allows ({most})")]
+    #[error(
+        "VM {name} and those before it have {pages} pages of 4 KiB, which is more than --max-ram allows ({most})"
+    )]
     TooLarge {
         /// Whose declaration it was.
         name: String,
@@ -103,7 +105,9 @@ pub enum LedgerError {
         pages: u64,
     },
     /// The digest is another.
-    #[error("the memory of VM {name} is not what was sent: its digest is {found}, and should be {wanted}")]
+    #[error(
+        "the memory of VM {name} is not what was sent: its digest is {found}, and should be {wanted}"
+    )]
     Digest {
         /// The VM.
         name: String,
@@ -155,7 +159,8 @@ impl Hashes {
 
     fn slot(&mut self, slot: u64) -> &mut u64 {
         let (piece, at) = (slot / PIECE, slot % PIECE);
-        &mut self.pieces[usize::try_from(piece).unwrap_or(usize::MAX)][usize::try_from(at).unwrap_or(0)]
+        &mut self.pieces[usize::try_from(piece).unwrap_or(usize::MAX)]
+            [usize::try_from(at).unwrap_or(0)]
     }
 
     fn get(&self, slot: u64) -> PageHash {
@@ -261,7 +266,12 @@ impl Ledger {
         *self.hashes.slot(slot) = hash.0;
     }
 
-    fn insert(&mut self, name: &str, blocks: &[(String, u64)], expected: bool) -> Result<VmId, LedgerError> {
+    fn insert(
+        &mut self,
+        name: &str,
+        blocks: &[(String, u64)],
+        expected: bool,
+    ) -> Result<VmId, LedgerError> {
         let pages = blocks.iter().fold(0u64, |all, (_, pages)| all.saturating_add(*pages));
         let all = self.pages.saturating_add(pages);
         if all > self.max_pages {
@@ -355,7 +365,13 @@ impl Ledger {
     }
 
     /// These pages are zero or unused, or on a template from a page on.
-    pub fn settle(&mut self, id: VmId, page: u64, pages: u64, place: Place) -> Result<(), LedgerError> {
+    pub fn settle(
+        &mut self,
+        id: VmId,
+        page: u64,
+        pages: u64,
+        place: Place,
+    ) -> Result<(), LedgerError> {
         if let Place::Template { file, page } = place {
             let known = self.templates.get(file as usize).map_or(0, |hashes| hashes.len() as u64);
             if page + pages > known {

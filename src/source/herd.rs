@@ -23,7 +23,9 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum HerdError {
     /// No herd there.
-    #[error("{0} is no herd: a herd is a directory with a pool and a .map file for each VM; name it, or a VM in it as DIR/VM")]
+    #[error(
+        "{0} is no herd: a herd is a directory with a pool and a .map file for each VM; name it, or a VM in it as DIR/VM"
+    )]
     NoHerd(PathBuf),
     /// A herd without that VM.
     #[error("herd {dir} has no VM {vm}; it has {has}")]
@@ -158,7 +160,9 @@ impl HerdMemory {
         for run in &runs {
             match run.place {
                 Place::Pool { page } if page + run.pages > pool_pages => {
-                    return Err(damaged("it refers to pages beyond the end of the pool".to_owned()));
+                    return Err(damaged(
+                        "it refers to pages beyond the end of the pool".to_owned(),
+                    ));
                 }
                 Place::Template { file, .. } => named[file as usize] = true,
                 Place::Pool { .. } | Place::Zero | Place::Unused => {}
@@ -168,9 +172,8 @@ impl HerdMemory {
             }
             places.set(starts[run.block as usize] + run.page, run.pages, run.place);
         }
-        let open = |(file, named): (&MapFile, &bool)| {
-            named.then(|| template(file, &path)).transpose()
-        };
+        let open =
+            |(file, named): (&MapFile, &bool)| named.then(|| template(file, &path)).transpose();
         let templates = header.files.iter().zip(&named).map(open).collect::<Result<_, _>>()?;
         Ok(Self { blocks, places, pool, pool_pages, templates })
     }
@@ -256,7 +259,8 @@ impl HerdSource {
             starts.push(start);
             (at, start) = (at + pages + GAP, start + pages);
         }
-        let pagemap = File::open("/proc/self/pagemap").map_err(failed(Path::new("/proc/self/pagemap")))?;
+        let pagemap =
+            File::open("/proc/self/pagemap").map_err(failed(Path::new("/proc/self/pagemap")))?;
         Ok(Self { memory, pagemap, blocks, starts, pool })
     }
 

@@ -6,6 +6,7 @@
 //! and then once more to see what has changed.
 
 pub mod feed;
+pub mod freeze;
 pub mod herd;
 pub mod host;
 pub mod image;

@@ -22,7 +22,9 @@ impl Store for Discard {
     }
 
     fn read(&self, _slot: u64, _out: &mut [u8]) -> Result<(), StoreError> {
-        let gone = io::Error::other("nothing is kept, and the stream has differences to what it sent before");
+        let gone = io::Error::other(
+            "nothing is kept, and the stream has differences to what it sent before",
+        );
         Err(StoreError::io("--discard", "reading back")(gone))
     }
 

@@ -13,7 +13,9 @@ use crate::placement::herd::{
 use crate::placement::map::{self, MapFile, MapHeader, MapRun, MapVm};
 use crate::sys::cache;
 use nix::dir::Dir;
-use nix::fcntl::{FallocateFlags, Flock, FlockArg, OFlag, RenameFlags, fallocate, openat, renameat2};
+use nix::fcntl::{
+    FallocateFlags, Flock, FlockArg, OFlag, RenameFlags, fallocate, openat, renameat2,
+};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::{self, File};
@@ -68,7 +70,8 @@ impl Herd {
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
             .map_err(|_| StoreError::Busy(path.to_owned()))?;
         let pool = open_in(&dir, POOL, create).map_err(failed("opening the pool"))?;
-        let mut journal = open_in(&dir, JOURNAL, create | OFlag::O_APPEND).map_err(failed("opening the journal"))?;
+        let mut journal = open_in(&dir, JOURNAL, create | OFlag::O_APPEND)
+            .map_err(failed("opening the journal"))?;
         let mut text = String::new();
         journal.read_to_string(&mut text).map_err(failed("reading the journal"))?;
         let damaged = |file: &str, why: String| StoreError::Damaged {
@@ -88,7 +91,16 @@ impl Herd {
         sweep(&pool, &used, slots).map_err(failed("giving back unused space"))?;
         let promises = !cache::is_memory(&pool);
         let state = Mutex::new(State { journal, entries, reserved: slots });
-        Ok(Self { path: path.to_owned(), dir, pool, slots, promises, state, templates, _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            dir,
+            pool,
+            slots,
+            promises,
+            state,
+            templates,
+            _lock: lock,
+        })
     }
 
     /// The directory's own descriptor.
@@ -216,7 +228,8 @@ impl Store for Herd {
 
     fn forget(&self, session: &str, vms: &[&str]) {
         for vm in vms {
-            let _ = unlinkat(&self.dir, part_file(vm, session).as_str(), UnlinkatFlags::NoRemoveDir);
+            let _ =
+                unlinkat(&self.dir, part_file(vm, session).as_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
 
@@ -403,8 +416,10 @@ mod tests {
     }
 
     fn names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -439,8 +454,7 @@ mod tests {
         let herd = Herd::open(dir.path(), Vec::new()).unwrap();
         keep(&herd, "a", "01", 0);
         keep(&herd, "b", "03", 2);
-        let entry =
-            Entry { session: "01".into(), verdict: Verdict::Committed(vec!["a".into()]) };
+        let entry = Entry { session: "01".into(), verdict: Verdict::Committed(vec!["a".into()]) };
         herd.record(&mut herd.state(), entry).unwrap(); // and here the host goes down
         std::mem::forget(herd.maps());
         drop(herd);

@@ -39,7 +39,9 @@ pub enum StoreError {
         source: io::Error,
     },
     /// Another process writes to the herd.
-    #[error("herd {0} is being written by another mig-recv: wait for it, or have it take several streams (--streams)")]
+    #[error(
+        "herd {0} is being written by another mig-recv: wait for it, or have it take several streams (--streams)"
+    )]
     Busy(PathBuf),
     /// A file of the herd is damaged.
     #[error("herd {dir}: {file} is damaged: {why}; nothing was changed")]

@@ -18,6 +18,8 @@ pub mod error;
 mod exec;
 mod fd;
 mod file;
+mod filter_error;
+pub mod filter_exec;
 mod paced;
 mod plain;
 mod stdio;

@@ -86,11 +86,17 @@ impl Answer {
             tag::STATE => match r.u8("state")? {
                 1 => Self::State(true),
                 2 => Self::State(false),
-                _ => return Err(WireError::Wrong("an answer tells of a state that is not defined")),
+                _ => {
+                    return Err(WireError::Wrong("an answer tells of a state that is not defined"));
+                }
             },
             _ => return Err(WireError::Unknown(tag)),
         };
-        if r.left() == 0 { Ok(answer) } else { Err(WireError::Wrong("an answer goes on after its end")) }
+        if r.left() == 0 {
+            Ok(answer)
+        } else {
+            Err(WireError::Wrong("an answer goes on after its end"))
+        }
     }
 }
 

@@ -123,7 +123,8 @@ impl Decoder {
         if flags != 0 || zero != 0 {
             return Err(WireError::Wrong("a frame has flags that are not defined"));
         }
-        self.next = self.next.checked_add(1).ok_or(WireError::Wrong("there are too many frames"))?;
+        self.next =
+            self.next.checked_add(1).ok_or(WireError::Wrong("there are too many frames"))?;
         Ok(match self.direction {
             Direction::Stream => Taken::Record(Record::read(tag, body)?),
             Direction::Answers => Taken::Answer(Answer::read(tag, body)?),

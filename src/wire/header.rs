@@ -141,7 +141,11 @@ impl Header {
         if shift != PAGE_SHIFT {
             return Err(WireError::Wrong("its pages are not of 4 KiB"));
         }
-        if zero != 0 || zeros != 0 || !matches!(hashing, 1 | 2) || (hashing == 1 && key_check != [0; 8]) {
+        if zero != 0
+            || zeros != 0
+            || !matches!(hashing, 1 | 2)
+            || (hashing == 1 && key_check != [0; 8])
+        {
             return Err(WireError::Wrong("its header holds what is not defined"));
         }
         Ok(Self { direction, required, hashing, session, key_check })
@@ -150,7 +154,9 @@ impl Header {
     /// Was it made with the same key, or lack of one?
     pub fn check_key(&self, ours: &Hashing) -> Result<(), WireError> {
         match (self.hashing, ours.number()) {
-            (2, 1) => Err(WireError::Keying("the stream was made with a key: give the same --key here")),
+            (2, 1) => {
+                Err(WireError::Keying("the stream was made with a key: give the same --key here"))
+            }
             (1, 2) => Err(WireError::Keying(
                 "the stream was made without a key, and one is asked for here: give mig-send the same --key",
             )),
@@ -177,7 +183,8 @@ mod tests {
     fn a_header_reads_back_and_every_flipped_bit_is_refused() {
         let keyed = Hashing::keyed(b"k");
         for hashing in [Hashing::Plain, keyed] {
-            let header = Header::new(Direction::Stream, feature::ROUNDS, Session([7; 16]), &hashing);
+            let header =
+                Header::new(Direction::Stream, feature::ROUNDS, Session([7; 16]), &hashing);
             let bytes = header.write();
             assert_eq!(Header::read(Direction::Stream, &bytes), Ok(header));
             assert_eq!(Header::read(Direction::Answers, &bytes), Err(WireError::Foreign));

@@ -39,7 +39,9 @@ pub enum WireError {
     #[error("this stream has version {0}; version 1 is what is read")]
     Version(u16),
     /// Features that a reader must know.
-    #[error("this stream needs features {0:#x}, which are not known here: read it with a newer pageherd")]
+    #[error(
+        "this stream needs features {0:#x}, which are not known here: read it with a newer pageherd"
+    )]
     Feature(u64),
     /// A checksum does not fit.
     #[error("the stream is damaged: the checksum of {what} does not fit")]

@@ -78,8 +78,12 @@ pub enum Op {
         /// The first of its pages.
         page: u64,
     },
-    /// Their bytes follow, packed together in `length` bytes.
+    /// Their bytes follow, packed together in `length` bytes, with those of the pages of
+    /// [`Op::More`] operations behind this one: so that pages need not be neighbours to be packed
+    /// together.
     Packed {
+        /// Pages that are packed together: these, and those of the `More` behind it.
+        chunk: u64,
         /// How.
         with: Packing,
         /// How many bytes.
@@ -87,6 +91,8 @@ pub enum Op {
         /// To what they are a difference.
         base: Option<Base>,
     },
+    /// Their bytes are the next of those that were packed together before.
+    More,
 }
 
 mod kind {
@@ -98,6 +104,7 @@ mod kind {
     pub(super) const PACKED: u8 = 6;
     pub(super) const DIFFERS_TEMPLATE: u8 = 7;
     pub(super) const DIFFERS_EARLIER: u8 = 8;
+    pub(super) const MORE: u8 = 9;
 }
 
 /// An operation and how many pages it is for.
@@ -115,8 +122,13 @@ impl PageOp {
         match self.op {
             Op::Bytes => self.pages * PAGE_SIZE,
             Op::Packed { length, .. } => length as u64,
-            Op::Zero | Op::Unused | Op::Same { .. } | Op::Template { .. } => 0,
+            Op::Zero | Op::Unused | Op::Same { .. } | Op::Template { .. } | Op::More => 0,
         }
+    }
+
+    /// Do its pages come as bytes?
+    pub const fn has_bytes(&self) -> bool {
+        matches!(self.op, Op::Bytes | Op::Packed { .. } | Op::More)
     }
 
     /// Appends it.
@@ -130,17 +142,21 @@ impl PageOp {
             Op::Packed { base: None, .. } => kind::PACKED,
             Op::Packed { base: Some(Base::Template { .. }), .. } => kind::DIFFERS_TEMPLATE,
             Op::Packed { base: Some(Base::Earlier), .. } => kind::DIFFERS_EARLIER,
+            Op::More => kind::MORE,
         });
         put_varint(out, self.pages);
         match self.op {
-            Op::Zero | Op::Unused | Op::Bytes => {}
+            Op::Zero | Op::Unused | Op::Bytes | Op::More => {}
             Op::Same { vm: of, page } | Op::Template { template: of, page } => {
                 put_varint(out, u64::from(of));
                 put_varint(out, page);
             }
-            Op::Packed { with, length, base } => {
+            Op::Packed { chunk, with, length, base } => {
                 out.push(with as u8);
                 put_varint(out, u64::from(length));
+                if base.is_none() {
+                    put_varint(out, chunk - self.pages);
+                }
                 if let Some(Base::Template { template, page }) = base {
                     put_varint(out, u64::from(template));
                     put_varint(out, page);
@@ -170,7 +186,10 @@ impl PageOp {
                 template: number(r, "template", MAX_TEMPLATES)?,
                 page: first(r, "page of a template", pages)?,
             },
-            kind::PACKED | kind::DIFFERS_TEMPLATE | kind::DIFFERS_EARLIER => packed(kind, pages, r)?,
+            kind::MORE => Op::More,
+            kind::PACKED | kind::DIFFERS_TEMPLATE | kind::DIFFERS_EARLIER => {
+                packed(kind, pages, r)?
+            }
             _ => return Err(WireError::Wrong("an operation is of a kind that is not defined")),
         };
         Ok(Self { pages, op })
@@ -180,11 +199,14 @@ impl PageOp {
 fn packed(kind: u8, pages: u64, r: &mut Reader<'_>) -> Result<Op, WireError> {
     let with = Packing::from_number(r.u8("packing")?)?;
     let length = varint(r, "packed length")?;
-    if pages > MAX_PACKED_PAGES {
+    let more = if kind == kind::PACKED { varint(r, "more pages of a chunk")? } else { 0 };
+    let chunk = pages.saturating_add(more);
+    if chunk > MAX_PACKED_PAGES {
         return Err(WireError::Wrong("more pages are packed together than may be"));
     }
-    let length = u32::try_from(length).ok().filter(|&l| l > 0 && u64::from(l) < pages * PAGE_SIZE);
-    let length = length.ok_or(WireError::Wrong("packed bytes are none, or no fewer than unpacked"))?;
+    let length = u32::try_from(length).ok().filter(|&l| l > 0 && u64::from(l) < chunk * PAGE_SIZE);
+    let length =
+        length.ok_or(WireError::Wrong("packed bytes are none, or no fewer than unpacked"))?;
     let base = match kind {
         kind::DIFFERS_TEMPLATE => Some(Base::Template {
             template: number(r, "template", MAX_TEMPLATES)?,
@@ -199,9 +221,11 @@ fn packed(kind: u8, pages: u64, r: &mut Reader<'_>) -> Result<Op, WireError> {
         Packing::Xor => base.is_some(),
     };
     if !fits {
-        return Err(WireError::Wrong("bytes are packed as a difference in a way that is not defined"));
+        return Err(WireError::Wrong(
+            "bytes are packed as a difference in a way that is not defined",
+        ));
     }
-    Ok(Op::Packed { with, length, base })
+    Ok(Op::Packed { chunk, with, length, base })
 }
 
 fn number(r: &mut Reader<'_>, what: &'static str, most: u64) -> Result<u32, WireError> {
@@ -248,7 +272,7 @@ impl<'a> Pages<'a> {
             return Err(WireError::Wrong("a record has no operation, or too many"));
         }
         let mut ops = Vec::with_capacity(usize::try_from(count).unwrap_or(0).min(r.left() / 2 + 1));
-        let (mut end, mut wanted, mut unpacked) = (page, 0u64, 0u64);
+        let (mut end, mut wanted, mut unpacked, mut open) = (page, 0u64, 0u64, 0u64);
         for _ in 0..count {
             let op = PageOp::read(r)?;
             end = end
@@ -256,14 +280,29 @@ impl<'a> Pages<'a> {
                 .filter(|&end| end <= MAX_PAGES)
                 .ok_or(WireError::Wrong("pages go beyond the last that there can be"))?;
             wanted += op.payload();
-            unpacked += if op.payload() > 0 { op.pages } else { 0 };
+            unpacked += if op.has_bytes() { op.pages } else { 0 };
+            match op.op {
+                Op::Packed { chunk, .. } if open == 0 => open = chunk - op.pages,
+                Op::More if op.pages <= open => open -= op.pages,
+                Op::Packed { .. } | Op::More => {
+                    return Err(WireError::Wrong(
+                        "pages are more or fewer than were packed together",
+                    ));
+                }
+                _ => {}
+            }
             ops.push(op);
+        }
+        if open > 0 {
+            return Err(WireError::Wrong("pages are more or fewer than were packed together"));
         }
         if unpacked > UNPACKED_PAGES {
             return Err(WireError::Wrong("a record has more pages as bytes than it may"));
         }
         if wanted != r.left() as u64 {
-            return Err(WireError::Wrong("a record has more or fewer bytes than its operations use"));
+            return Err(WireError::Wrong(
+                "a record has more or fewer bytes than its operations use",
+            ));
         }
         let payload = r.take(r.left(), "payload")?;
         Ok(Self { vm, page, ops, payload })

@@ -245,7 +245,11 @@ fn label(r: &mut Reader<'_>, what: &'static str) -> Result<String, WireError> {
     let bytes = r.take(length, what)?;
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     let good = (1..=MAX_BLOCK_NAME).contains(&text.len()) && text.chars().all(is_label_char);
-    if good { Ok(text.to_owned()) } else { Err(WireError::Wrong("a label is empty, too long or not plain")) }
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err(WireError::Wrong("a label is empty, too long or not plain"))
+    }
 }
 
 /// Appends a text for people, cut to what a stream takes.

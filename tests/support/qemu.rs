@@ -225,7 +225,7 @@ impl Guest {
 
     /// Opens its control socket.
     pub fn qmp(&self) -> Qmp {
-        Qmp::open(&self.dir.path().join("qmp"))
+        Qmp::at(&self.dir.path().join("qmp"))
     }
 
     /// Its mappings.
@@ -269,7 +269,8 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    fn open(path: &Path) -> Self {
+    /// Opens the control socket at `path`.
+    pub fn at(path: &Path) -> Self {
         wait_for("the control socket", Duration::from_secs(10), || {
             UnixStream::connect(path).is_ok()
         });

@@ -6,7 +6,7 @@ use crate::base::{PAGE_SIZE, Place};
 use crate::placement::ledger::VmId;
 use crate::wire::WireError;
 use crate::wire::header::feature;
-use crate::wire::pages::{Base, Op, PageOp, Packing, Pages};
+use crate::wire::pages::{Base, Op, Packing, PageOp, Pages};
 use rayon::prelude::*;
 use std::io::{Read, Write};
 
@@ -27,6 +27,22 @@ struct Placed<'a> {
     payload: &'a [u8],
 }
 
+/// Pages that were packed together.
+struct Chunk<'a> {
+    page: u64,
+    pages: u64,
+    with: Packing,
+    base: Option<Base>,
+    payload: &'a [u8],
+}
+
+impl<'a> Chunk<'a> {
+    fn of(placed: &Placed<'a>) -> Option<Self> {
+        let Op::Packed { chunk, with, base, .. } = placed.op.op else { return None };
+        Some(Self { page: placed.page, pages: chunk, with, base, payload: placed.payload })
+    }
+}
+
 impl<R: Read, W: Write> Stream<'_, R, W> {
     pub(super) fn pages(&mut self, pages: &Pages<'_>) -> Result<(), ReceiveError> {
         let vm = self.declared.get(pages.vm as usize).filter(|vm| !vm.shape.foreign);
@@ -39,12 +55,10 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         let all: u64 = pages.ops.iter().map(|op| op.pages).sum();
         let mut scratch = std::mem::take(&mut self.scratch);
         // packed bytes are unpacked first, side by side, while nothing has changed
-        let result = self
-            .unpack(id, &placed, &mut scratch)
-            .and_then(|()| {
-                self.site.desk.lock().arrive(id, pages.page, all)?;
-                self.apply(id, &name, &placed, &mut scratch)
-            });
+        let result = self.unpack(id, &placed, &mut scratch).and_then(|()| {
+            self.site.desk.lock().arrive(id, pages.page, all)?;
+            self.apply(id, &name, &placed, &mut scratch)
+        });
         self.scratch = scratch;
         self.site.desk.changed();
         result
@@ -70,7 +84,7 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
                 }
                 Op::Same { vm, page: of } => self.same(id, page, pages, vm, of)?,
                 Op::Bytes => self.bytes(id, name, page, payload, &mut scratch.hashes)?,
-                Op::Packed { .. } => {
+                Op::Packed { .. } | Op::More => {
                     let end = unpacked + size(pages);
                     let bytes = &scratch.unpacked[unpacked..end];
                     unpacked = end;
@@ -137,41 +151,37 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         placed: &[Placed<'_>],
         scratch: &mut Scratch,
     ) -> Result<(), ReceiveError> {
-        let packed: Vec<(&Placed<'_>, Packing, Option<Base>)> = placed
-            .iter()
-            .filter_map(|placed| match placed.op.op {
-                Op::Packed { with, base, .. } => Some((placed, with, base)),
-                _ => None,
-            })
-            .collect();
+        let packed: Vec<Chunk<'_>> = placed.iter().filter_map(Chunk::of).collect();
         if packed.is_empty() {
             return Ok(());
         }
-        if packed.iter().any(|(_, with, _)| *with == Packing::Exec) {
+        if packed.iter().any(|chunk| chunk.with == Packing::Exec) {
             self.needs(feature::EXEC, "an external filter packed it, and it does not say so")?;
         }
-        let all: usize = packed.iter().map(|(placed, ..)| size(placed.op.pages)).sum();
+        let all: usize = packed.iter().map(|chunk| size(chunk.pages)).sum();
         scratch.unpacked.resize(all, 0);
         scratch.prefixes.clear();
         let mut prefixes = Vec::new();
-        for (placed, _, base) in &packed {
+        for chunk in &packed {
             let from = scratch.prefixes.len();
-            if let Some(base) = base {
-                scratch.prefixes.resize(from + size(placed.op.pages), 0);
-                self.prefix(id, placed, *base, &mut scratch.prefixes[from..])?;
+            if let Some(base) = chunk.base {
+                scratch.prefixes.resize(from + size(chunk.pages), 0);
+                self.prefix(id, chunk, base, &mut scratch.prefixes[from..])?;
             }
-            prefixes.push(base.map(|_| from..scratch.prefixes.len()));
+            prefixes.push(chunk.base.map(|_| from..scratch.prefixes.len()));
         }
         let mut rest = scratch.unpacked.as_mut_slice();
         let mut work = Vec::new();
-        for ((placed, with, _), prefix) in packed.iter().zip(&prefixes) {
-            let (out, after) = rest.split_at_mut(size(placed.op.pages));
+        for (chunk, prefix) in packed.iter().zip(&prefixes) {
+            let (out, after) = rest.split_at_mut(size(chunk.pages));
             rest = after;
-            work.push((*with, placed.payload, prefix.clone().map(|range| &scratch.prefixes[range]), out));
+            let prefix = prefix.clone().map(|range| &scratch.prefixes[range]);
+            work.push((chunk.with, chunk.payload, prefix, out));
         }
         let codecs = &self.site.codecs;
-        work.into_par_iter()
-            .try_for_each(|(with, payload, prefix, out)| codecs.unpack(with, payload, prefix, out))?;
+        work.into_par_iter().try_for_each(|(with, payload, prefix, out)| {
+            codecs.unpack(with, payload, prefix, out)
+        })?;
         Ok(())
     }
 
@@ -179,7 +189,7 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
     fn prefix(
         &self,
         id: VmId,
-        placed: &Placed<'_>,
+        chunk: &Chunk<'_>,
         base: Base,
         out: &mut [u8],
     ) -> Result<(), ReceiveError> {
@@ -187,16 +197,22 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
             Base::Template { template, page } => {
                 let file = self.template_file(template)?;
                 let template = &self.site.templates[file as usize];
-                if page + placed.op.pages > template.pages {
-                    return Err(WireError::Wrong("a difference is to pages beyond the template").into());
+                if page + chunk.pages > template.pages {
+                    return Err(
+                        WireError::Wrong("a difference is to pages beyond the template").into()
+                    );
                 }
                 template.read(page, out).map_err(ReceiveError::Template)
             }
             Base::Earlier => {
-                self.needs(feature::ROUNDS, "it has a difference to an earlier round and no rounds")?;
-                for (page, out) in (placed.page..).zip(out.chunks_mut(PAGE)) {
+                self.needs(
+                    feature::ROUNDS,
+                    "it has a difference to an earlier round and no rounds",
+                )?;
+                for (page, out) in (chunk.page..).zip(out.chunks_mut(PAGE)) {
                     let place = self.site.desk.lock().places(id).get(page);
-                    let place = place.ok_or(WireError::Wrong("a difference is to a page that has not come"))?;
+                    let place = place
+                        .ok_or(WireError::Wrong("a difference is to a page that has not come"))?;
                     self.read(place, out)?;
                 }
                 Ok(())

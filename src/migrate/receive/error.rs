@@ -35,10 +35,14 @@ pub enum ReceiveError {
     #[error("the sender cannot be answered")]
     Answer(#[source] io::Error),
     /// The sender waits for answers, and there is no way back to it.
-    #[error("the sender waits for answers, and this medium has no way back: have mig-send use a medium with two directions at both ends")]
+    #[error(
+        "the sender waits for answers, and this medium has no way back: have mig-send use a medium with two directions at both ends"
+    )]
     NoWayBack,
     /// A template that is not known here.
-    #[error("the stream refers to template {label} of {pages} pages, which this end was not given, or which is another here: name the same file with --template")]
+    #[error(
+        "the stream refers to template {label} of {pages} pages, which this end was not given, or which is another here: name the same file with --template"
+    )]
     NoTemplate {
         /// What the sender calls it.
         label: String,
@@ -55,10 +59,14 @@ pub enum ReceiveError {
     #[error("the sender gave up: {0}")]
     Aborted(String),
     /// The sender ended before it had given the memory up.
-    #[error("the sender went away before it gave its memory up: nothing was kept, and it can go on")]
+    #[error(
+        "the sender went away before it gave its memory up: nothing was kept, and it can go on"
+    )]
     NotCommitted,
     /// Pages of another stream did not come in time.
-    #[error("page {of_page} of VM {of} did not arrive within {seconds} s, and page {page} of VM {name} refers to it")]
+    #[error(
+        "page {of_page} of VM {of} did not arrive within {seconds} s, and page {page} of VM {name} refers to it"
+    )]
     WaitedTooLong {
         /// The VM.
         name: String,
@@ -72,7 +80,9 @@ pub enum ReceiveError {
         seconds: u64,
     },
     /// What was kept is not what arrived.
-    #[error("page {page} of VM {name} is not in the store as it arrived: the memory or the disk of this host is faulty")]
+    #[error(
+        "page {page} of VM {name} is not in the store as it arrived: the memory or the disk of this host is faulty"
+    )]
     NotKept {
         /// The VM.
         name: String,
@@ -89,7 +99,9 @@ impl ReceiveError {
     pub fn refusal(&self) -> Refusal {
         match self {
             Self::Wire(WireError::Keying(_) | WireError::OtherKey) => Refusal::Policy,
-            Self::Wire(_) | Self::Codec(_) | Self::OutOfTurn(_) | Self::NotKept { .. } => Refusal::Data,
+            Self::Wire(_) | Self::Codec(_) | Self::OutOfTurn(_) | Self::NotKept { .. } => {
+                Refusal::Data
+            }
             Self::Ledger(LedgerError::Taken(_) | LedgerError::TooLarge { .. }) => Refusal::Policy,
             Self::Ledger(_) => Refusal::Data,
             Self::Store(StoreError::Io { .. } | StoreError::Damaged { .. }) => Refusal::Io,

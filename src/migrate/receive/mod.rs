@@ -327,7 +327,10 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
     fn answer(&mut self, answer: &Answer) -> Result<(), ReceiveError> {
         if let (Some(encoder), Some(answers)) = (&mut self.encoder, self.answers.as_mut()) {
             let bytes = encoder.answer(answer);
-            answers.write_all(&bytes).and_then(|()| answers.flush()).map_err(ReceiveError::Answer)?;
+            answers
+                .write_all(&bytes)
+                .and_then(|()| answers.flush())
+                .map_err(ReceiveError::Answer)?;
         }
         Ok(())
     }
@@ -423,7 +426,9 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
     fn resolve(&mut self, session: Session) -> Result<Received, ReceiveError> {
         self.needs(feature::ANSWERS, "it asks and takes no answer")?;
         if self.phase != Phase::Declaring || !self.declared.is_empty() {
-            return Err(WireError::Wrong("it asks for a session after it has declared something").into());
+            return Err(
+                WireError::Wrong("it asks for a session after it has declared something").into()
+            );
         }
         let committed = self.site.store.resolve(&session.to_string())?;
         let committed = committed.ok_or(ReceiveError::NoJournal)?;

@@ -48,7 +48,9 @@ pub trait Feed: Send + Sync + fmt::Debug {
 /// Opens what a target named.
 pub fn open(found: Found) -> Result<(String, Opened), ResolveError> {
     let feed = match found.holder {
-        Holder::Process(process, blocks) => Opened::Process(process::ProcessFeed::new(process, blocks)),
+        Holder::Process(process, blocks) => {
+            Opened::Process(process::ProcessFeed::new(process, blocks))
+        }
         Holder::Image(path) => Opened::Other(Box::new(image::ImageFeed::open(&path)?)),
         Holder::Herd(vm) => Opened::Other(Box::new(herd::HerdFeed::open(&vm)?)),
     };

@@ -38,7 +38,9 @@ fn is_no_memory(vma: &Vma) -> bool {
     let name = vma.name.as_str();
     let special = name.starts_with("[vvar") || name.starts_with("[vsyscall");
     let node = name.starts_with("/dev/")
-        && !["/dev/shm/", "/dev/zero", "/dev/hugepages/"].iter().any(|known| name.starts_with(known));
+        && !["/dev/shm/", "/dev/zero", "/dev/hugepages/"]
+            .iter()
+            .any(|known| name.starts_with(known));
     device || special || node
 }
 

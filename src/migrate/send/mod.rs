@@ -1,0 +1,580 @@
+//! The sender: memories in, a stream out.
+//!
+//! Three threads with bounded queues between them: one reads facts and content and asks the
+//! filters, one packs, one writes. The buffers go round, so that memory does not grow with the VM.
+
+mod link;
+mod packer;
+mod parcel;
+mod reader;
+mod writer;
+
+pub use link::Link;
+
+use crate::base::digest::{Hashing, MemoryDigest};
+use crate::filter::bill::Account;
+use crate::filter::chain::{Chain, Name};
+use crate::filter::codec::CodecError;
+use crate::filter::{Filter, same::Same, shared::Shared, template::Template, zero};
+use crate::migrate::codecs::Codecs;
+use crate::migrate::seal::Seal;
+use crate::migrate::templates::KnownTemplate;
+use crate::migrate::transaction::{OutOfTurn, Sender, SenderEvent};
+use crate::source::feed::Feed;
+use crate::transport::{Channel, Source};
+use crate::wire::answer::{Answer, Refusal};
+use crate::wire::decode::{Decoder, Taken};
+use crate::wire::header::{Direction, Header, Session, feature};
+use crate::wire::pages::Packing;
+use crate::wire::record::{TemplateShape, VmShape, as_label};
+use crate::wire::{Encoder, Record, WireError};
+use packer::Packer;
+use parcel::Parcel;
+use reader::{Reader, Sight};
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
+use std::time::{Duration, Instant};
+use writer::Writer;
+
+/// Parcels that wait between two threads: 4 MiB.
+const QUEUE: usize = 4;
+
+/// A VM to be sent.
+#[derive(Clone, Debug)]
+pub struct SendVm<'a> {
+    /// Its name at the far end.
+    pub name: String,
+    /// Its memory.
+    pub feed: &'a dyn Feed,
+    /// Another sender sends it; this one refers to its pages.
+    pub foreign: bool,
+    /// VMs of one trust group may be found to have equal pages.
+    pub group: u32,
+}
+
+impl SendVm<'_> {
+    /// Its pages.
+    pub fn pages(&self) -> u64 {
+        self.feed.blocks().iter().map(|(_, pages)| pages).sum()
+    }
+}
+
+/// How to send.
+#[derive(Debug)]
+pub struct Options {
+    /// The filters.
+    pub chain: Chain,
+    /// Filters stay on, also where they lose time, and the first codec is always used.
+    pub keep_filters: bool,
+    /// How pages are hashed.
+    pub hashing: Hashing,
+    /// Templates that the receiver has.
+    pub templates: Vec<KnownTemplate>,
+    /// What packs.
+    pub codecs: Codecs,
+    /// Memory stands still.
+    pub still: bool,
+    /// Compare content also where page tables prove it.
+    pub verify: bool,
+    /// The session.
+    pub session: Session,
+    /// Take frames for proof of content. Only to show in a test what the proof is for.
+    #[doc(hidden)]
+    pub unproven: bool,
+}
+
+/// Why nothing was sent, or not all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// A VM's memory cannot be read.
+    #[error("VM {name}: page {page} or one after it cannot be read")]
+    Read {
+        /// The VM.
+        name: String,
+        /// A page.
+        page: u64,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A VM is gone.
+    #[error(
+        "VM {name} has ended, or runs another program now: what was sent of it is worth nothing"
+    )]
+    Gone {
+        /// The VM.
+        name: String,
+    },
+    /// Packing failed.
+    #[error("pages cannot be packed")]
+    Codec(#[source] CodecError),
+    /// The transport takes no more.
+    #[error("the stream cannot be written")]
+    Write(#[source] io::Error),
+    /// The answers cannot be read.
+    #[error("the receiver's answer cannot be read")]
+    Answer(#[source] io::Error),
+    /// The answers are damaged, or none.
+    #[error("the receiver's answer makes no sense")]
+    BadAnswer(#[source] WireError),
+    /// The receiver does not keep to the protocol.
+    #[error(transparent)]
+    OutOfTurn(#[from] OutOfTurn),
+    /// The receiver refuses.
+    #[error("the receiver refuses: {why}")]
+    Refused {
+        /// Its kind of reason.
+        code: Refusal,
+        /// In its words.
+        why: String,
+    },
+    /// The receiver repeated another seal.
+    #[error("the receiver has something else than was sent")]
+    OtherSeal,
+    /// It was told to commit and did not answer.
+    #[error(
+        "the connection was lost after the receiver was told to commit session {session}: it may have the memory or not; ask it with --resolve {session}"
+    )]
+    Unknown {
+        /// The session.
+        session: Session,
+    },
+    /// A template was written to.
+    #[error("template {0} was written to meanwhile: a template must not change")]
+    TemplateChanged(std::path::PathBuf),
+    /// Another thread has failed; its error is the one to tell.
+    #[error("the sender has stopped")]
+    Stopped,
+}
+
+/// A VM that was read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VmDone {
+    vm: u32,
+    digest: MemoryDigest,
+}
+
+/// A VM that was sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SentVm {
+    /// Its name.
+    pub name: String,
+    /// Its pages.
+    pub pages: u64,
+    /// Digest of its memory.
+    pub digest: MemoryDigest,
+}
+
+/// What was sent.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Sent {
+    /// The session.
+    pub session: Session,
+    /// The receiver has said that it has it. `false` on a one-way medium.
+    pub confirmed: bool,
+    /// The VMs.
+    pub vms: Vec<SentVm>,
+    /// Bytes of the stream.
+    pub bytes: u64,
+    /// The bill.
+    pub filters: Vec<Account>,
+    /// From the first byte to the last answer.
+    pub time: Duration,
+}
+
+/// What a sender tells while it works.
+pub trait Watch: Sync {
+    /// So many more pages have gone.
+    fn pages(&self, _pages: u64) {}
+
+    /// Who owns the memory now: told before it is acted on.
+    fn state(&self, _state: Sender) {}
+}
+
+impl Watch for () {}
+
+/// Sends VMs through a channel.
+///
+/// # Errors
+/// Whatever failed. [`SendError::Unknown`] alone leaves open whether the receiver has the memory.
+pub fn send(
+    vms: &[SendVm<'_>],
+    options: &Options,
+    medium: &mut Channel,
+    watch: &dyn Watch,
+) -> Result<Sent, SendError> {
+    let start = Instant::now();
+    let closed = || SendError::Write(io::Error::from(io::ErrorKind::BrokenPipe));
+    let mut output = medium.output.take().ok_or_else(closed)?;
+    let mut input = if medium.two_way { medium.input.take() } else { None };
+    let link = Link::default();
+    let header = header(vms, options, input.is_some());
+    let encoder = Encoder::new(&header);
+    let mut attempt = Attempt {
+        seal: Seal::new(encoder.header()),
+        writer: Writer::new(output.as_mut(), encoder, &link),
+        answers: input.as_deref_mut().map(Answers::new),
+        state: Sender::Declaring,
+        watch,
+        options,
+        vms,
+    };
+    let result = attempt.run(&link);
+    let result = result.map_err(|error| attempt.give_up(error));
+    let bytes = attempt.writer.bytes();
+    let confirmed = attempt.state == Sender::Committed;
+    drop(attempt);
+    (medium.output, medium.input) = (Some(output), input.or(medium.input.take()));
+    let (vms, filters) = result?;
+    Ok(Sent { session: options.session, confirmed, vms, bytes, filters, time: start.elapsed() })
+}
+
+/// Asks the receiver what became of a session: did it commit?
+///
+/// # Errors
+/// Where it cannot be asked, or does not know.
+pub fn resolve(
+    session: Session,
+    hashing: &Hashing,
+    own: Session,
+    medium: &mut Channel,
+) -> Result<bool, SendError> {
+    let closed = || SendError::Write(io::Error::from(io::ErrorKind::BrokenPipe));
+    let header = Header::new(Direction::Stream, feature::ANSWERS, own, hashing);
+    let link = Link::default();
+    let output = medium.output.as_deref_mut().ok_or_else(closed)?;
+    let mut writer = Writer::new(output, Encoder::new(&header), &link);
+    writer.header()?;
+    writer.record(&Record::Resolve(session))?;
+    writer.flush()?;
+    let input = medium.input.as_deref_mut().ok_or_else(closed)?;
+    match Answers::new(input).next()? {
+        Answer::State(committed) => Ok(committed),
+        Answer::Refused(code, why) => Err(SendError::Refused { code, why }),
+        _ => Err(SendError::BadAnswer(WireError::Wrong("it answers something else"))),
+    }
+}
+
+fn header(vms: &[SendVm<'_>], options: &Options, answers: bool) -> Header {
+    let mut required = 0;
+    let mut need = |bit: u64, needed: bool| required |= if needed { bit } else { 0 };
+    need(feature::ANSWERS, answers);
+    need(feature::FOREIGN, vms.iter().any(|vm| vm.foreign));
+    need(feature::TEMPLATES, !options.templates.is_empty());
+    need(feature::EXEC, options.chain.names.iter().any(|name| matches!(name, Name::Exec(_))));
+    Header::new(Direction::Stream, required, options.session, &options.hashing)
+}
+
+/// The receiver's answers.
+struct Answers<'a> {
+    input: &'a mut (dyn Source + 'static),
+    decoder: Decoder,
+}
+
+impl<'a> Answers<'a> {
+    fn new(input: &'a mut (dyn Source + 'static)) -> Self {
+        Self { input, decoder: Decoder::answers() }
+    }
+
+    fn next(&mut self) -> Result<Answer, SendError> {
+        let mut buffer = Vec::new();
+        loop {
+            buffer.resize(self.decoder.wants(), 0);
+            let mut done = 0;
+            while done < buffer.len() {
+                match self.input.read(&mut buffer[done..]) {
+                    Ok(0) => return Err(SendError::BadAnswer(self.decoder.cut(done))),
+                    Ok(n) => done += n,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(SendError::Answer(e)),
+                }
+            }
+            if let Taken::Answer(answer) =
+                self.decoder.take(&buffer).map_err(SendError::BadAnswer)?
+            {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Has the receiver said something?
+    fn ready(&mut self) -> bool {
+        self.input.ready()
+    }
+}
+
+struct Attempt<'a> {
+    seal: Seal,
+    writer: Writer<'a>,
+    answers: Option<Answers<'a>>,
+    state: Sender,
+    watch: &'a dyn Watch,
+    options: &'a Options,
+    vms: &'a [SendVm<'a>],
+}
+
+type Done = (Vec<SentVm>, Vec<Account>);
+
+impl Attempt<'_> {
+    fn run(&mut self, link: &Link) -> Result<Done, SendError> {
+        self.writer.header()?;
+        let shapes: Vec<VmShape> = self.vms.iter().map(shape).collect();
+        for shape in &shapes {
+            self.writer.record(&Record::Vm(shape.clone()))?;
+        }
+        let templates: Vec<TemplateShape> = self.options.templates.iter().map(label).collect();
+        for template in &templates {
+            self.writer.record(&Record::Template(template.clone()))?;
+        }
+        self.writer.record(&Record::Begin)?;
+        self.writer.flush()?;
+        self.expect(SenderEvent::Welcomed, |answer| matches!(answer, Answer::Welcome))?;
+        let (done, accounts) = self.stream(link)?;
+        for (number, shape) in shapes.iter().enumerate() {
+            let own = done.iter().find(|vm| vm.vm as usize == number);
+            self.seal.vm(shape, own.map(|vm| vm.digest.to_bytes()));
+        }
+        templates.iter().for_each(|template| self.seal.template(template));
+        if let Some(changed) = self.options.templates.iter().find(|t| t.has_changed()) {
+            return Err(SendError::TemplateChanged(changed.path.clone()));
+        }
+        let seal = self.seal.finish(&self.options.hashing);
+        self.writer.record(&Record::Seal(seal))?;
+        self.writer.flush()?;
+        self.step(SenderEvent::AllSent)?;
+        if self.answers.is_some() {
+            self.commit(seal)?;
+        }
+        let sent = |vm: &VmDone| {
+            let of = &self.vms[vm.vm as usize];
+            SentVm { name: of.name.clone(), pages: of.pages(), digest: vm.digest }
+        };
+        Ok((done.iter().map(sent).collect(), accounts))
+    }
+
+    /// Everything is there: who commits first, and who hears of it.
+    fn commit(&mut self, seal: [u8; 16]) -> Result<(), SendError> {
+        let mut theirs = [0; 16];
+        self.expect_with(|answer| match answer {
+            Answer::Sealed(seal) => {
+                theirs = *seal;
+                true
+            }
+            _ => false,
+        })?;
+        if theirs != seal {
+            return Err(SendError::OtherSeal);
+        }
+        // from here on, killed or not, we do not know; so it is told before the word goes out
+        self.step(SenderEvent::Prepared)?;
+        self.writer.record(&Record::Commit)?;
+        self.writer.flush()?;
+        let session = self.options.session;
+        self.expect_with(|answer| *answer == Answer::Committed(session))?;
+        self.step(SenderEvent::Committed)
+    }
+
+    fn step(&mut self, event: SenderEvent) -> Result<(), SendError> {
+        // on a one-way medium nobody welcomes us
+        if self.answers.is_none() && self.state == Sender::Declaring {
+            self.state = Sender::Agreed;
+        }
+        self.state = self.state.on(event)?;
+        self.watch.state(self.state);
+        Ok(())
+    }
+
+    fn expect(
+        &mut self,
+        event: SenderEvent,
+        is: impl FnMut(&Answer) -> bool,
+    ) -> Result<(), SendError> {
+        if self.answers.is_none() {
+            return Ok(());
+        }
+        self.expect_with(is)?;
+        self.step(event)
+    }
+
+    fn expect_with(&mut self, mut is: impl FnMut(&Answer) -> bool) -> Result<(), SendError> {
+        let Some(answers) = &mut self.answers else { return Ok(()) };
+        match answers.next()? {
+            Answer::Refused(code, why) => Err(SendError::Refused { code, why }),
+            answer if is(&answer) => Ok(()),
+            _ => Err(SendError::BadAnswer(WireError::Wrong("it answers something else"))),
+        }
+    }
+
+    /// The pages, by three threads.
+    fn stream(&mut self, link: &Link) -> Result<(Vec<VmDone>, Vec<Account>), SendError> {
+        let (options, vms) = (self.options, self.vms);
+        let sight = Sight { vms, templates: &options.templates, still: options.still };
+        let keep = options.keep_filters;
+        let reader = Reader::new(sight, filters(vms, options), &options.hashing, link, keep);
+        let packings = packings(&options.chain);
+        let has_template = options.chain.has(&Name::Template);
+        let prefixes = if has_template { options.templates.as_slice() } else { &[] };
+        let packer = Packer::new(&options.codecs, &packings, prefixes, link, keep);
+        std::thread::scope(|scope| {
+            let (to_packer, from_reader) = sync_channel::<Item>(QUEUE);
+            let (to_writer, from_packer) = sync_channel::<Item>(QUEUE);
+            let (give_back, spare) = channel::<Vec<u8>>();
+            let reading = scope.spawn(move || read_all(reader, vms, &to_packer, &spare));
+            let packing = scope.spawn(move || pack_all(packer, &from_reader, &to_writer));
+            let written = self.write_all(&from_packer, &give_back);
+            drop(from_packer); // who still packs or reads stops at the closed queue
+            let packed = packing.join().unwrap_or(Err(SendError::Stopped));
+            let read = reading.join().unwrap_or(Err(SendError::Stopped));
+            // the error that came first is the one that did not come from a closed queue
+            let (read, packed, done) = match (read, packed, written) {
+                (Ok(read), Ok(packed), Ok(done)) => (read, packed, done),
+                (Err(e), _, _) if !matches!(e, SendError::Stopped) => return Err(e),
+                (_, Err(e), _) if !matches!(e, SendError::Stopped) => return Err(e),
+                (_, _, Err(e)) => return Err(e),
+                (Err(e), ..) | (_, Err(e), _) => return Err(e),
+            };
+            Ok((done, [read, packed].concat()))
+        })
+    }
+
+    fn write_all(
+        &mut self,
+        from: &Receiver<Item>,
+        give_back: &std::sync::mpsc::Sender<Vec<u8>>,
+    ) -> Result<Vec<VmDone>, SendError> {
+        let mut done = Vec::new();
+        for item in from {
+            // a refusal is heard before the next write fails
+            if self.answers.as_mut().is_some_and(Answers::ready) {
+                self.expect_with(|_| false)?;
+            }
+            match item {
+                Item::Parcel(parcel) => {
+                    let pages = parcel.pages();
+                    if let Some(buffer) = self.writer.parcel(parcel)? {
+                        let _ = give_back.send(buffer);
+                    }
+                    self.watch.pages(pages);
+                }
+                Item::Done(vm) => {
+                    let digest = vm.digest.to_bytes();
+                    self.writer.record(&Record::End { vm: vm.vm, digest })?;
+                    done.push(vm);
+                }
+            }
+        }
+        let own = self.vms.iter().filter(|vm| !vm.foreign).count();
+        if done.len() < own { Err(SendError::Stopped) } else { Ok(done) }
+    }
+
+    /// What is told of a failure, and to the receiver, if it can still hear.
+    fn give_up(&mut self, error: SendError) -> SendError {
+        // a closed connection has a cause: the receiver may have said it
+        let lost = matches!(error, SendError::Write(_));
+        let told = if lost { self.answers.as_mut().and_then(|a| a.next().ok()) } else { None };
+        let error = match told {
+            Some(Answer::Refused(code, why)) => SendError::Refused { code, why },
+            _ => error,
+        };
+        let event = match &error {
+            SendError::Refused { .. } => SenderEvent::Refused,
+            _ => SenderEvent::Lost,
+        };
+        if !lost && !matches!(error, SendError::Refused { .. }) && self.state != Sender::CommitAsked
+        {
+            let _ = self.writer.record(&Record::Abort(error.to_string()));
+            let _ = self.writer.flush();
+        }
+        self.state = self.state.on(event).unwrap_or(self.state);
+        self.watch.state(self.state);
+        if self.state == Sender::Unknown {
+            return SendError::Unknown { session: self.options.session };
+        }
+        error
+    }
+}
+
+enum Item {
+    Parcel(Parcel),
+    Done(VmDone),
+}
+
+fn read_all(
+    mut reader: Reader<'_>,
+    vms: &[SendVm<'_>],
+    to: &SyncSender<Item>,
+    spare: &Receiver<Vec<u8>>,
+) -> Result<Vec<Account>, SendError> {
+    for (number, vm) in (0u32..).zip(vms) {
+        if vm.foreign {
+            reader.learn_foreign(number)?;
+        }
+    }
+    for (number, vm) in (0u32..).zip(vms) {
+        if vm.foreign {
+            continue;
+        }
+        let send = |parcel| to.send(Item::Parcel(parcel)).is_ok();
+        let spare = || match spare.try_recv() {
+            Ok(buffer) => Some(buffer),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+        };
+        let done = reader.read(number, send, spare)?;
+        to.send(Item::Done(done)).map_err(|_| SendError::Stopped)?;
+    }
+    Ok(reader.accounts())
+}
+
+fn pack_all(
+    mut packer: Packer<'_>,
+    from: &Receiver<Item>,
+    to: &SyncSender<Item>,
+) -> Result<Vec<Account>, SendError> {
+    for mut item in from {
+        if let Item::Parcel(parcel) = &mut item {
+            packer.pack(parcel)?;
+        }
+        to.send(item).map_err(|_| SendError::Stopped)?;
+    }
+    Ok(packer.accounts())
+}
+
+fn shape(vm: &SendVm<'_>) -> VmShape {
+    let blocks = vm.feed.blocks();
+    VmShape { name: vm.name.clone(), foreign: vm.foreign, blocks }
+}
+
+fn label(template: &KnownTemplate) -> TemplateShape {
+    let name = template.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into());
+    TemplateShape { label: as_label(&name), pages: template.pages, digest: template.digest }
+}
+
+fn filters(vms: &[SendVm<'_>], options: &Options) -> Vec<Box<dyn Filter>> {
+    let hashes = || options.templates.iter().map(|t| t.hashes.clone()).collect();
+    let filter = |name: &Name| -> Option<Box<dyn Filter>> {
+        Some(match name {
+            Name::Unused => Box::<zero::Unused>::default(),
+            Name::Zero => Box::<zero::Zero>::default(),
+            Name::Shared if options.unproven => Box::new(Shared::unproven()),
+            Name::Shared => Box::new(Shared::new(options.verify)),
+            Name::Template => Box::new(Template::new(hashes(), options.verify)),
+            Name::Same => {
+                let pages: Vec<u64> = vms.iter().map(SendVm::pages).collect();
+                Box::new(Same::new(&pages, vms.iter().map(|vm| vm.group).collect()))
+            }
+            Name::Xor | Name::Lz4 | Name::Zstd(_) | Name::Exec(_) => return None,
+        })
+    };
+    options.chain.names.iter().filter_map(filter).collect()
+}
+
+fn packings(chain: &Chain) -> Vec<Packing> {
+    let packing = |name: &Name| match name {
+        Name::Lz4 => Some(Packing::Lz4),
+        Name::Zstd(_) => Some(Packing::Zstd),
+        Name::Exec(_) => Some(Packing::Exec),
+        _ => None,
+    };
+    chain.names.iter().filter_map(packing).collect()
+}

@@ -1,0 +1,211 @@
+//! The first thread of a sender: reads facts, asks the filters, reads what they leave open.
+
+use super::parcel::Parcel;
+use super::{Link, SendError, SendVm, VmDone};
+use crate::base::digest::{Hashing, MemoryDigest, is_zero};
+use crate::base::fact::Fact;
+use crate::filter::bill::{Account, Meter};
+use crate::filter::{Batch, Filter, PAGE, Settled, World};
+use crate::migrate::templates::KnownTemplate;
+use crate::source::feed::Feed;
+use std::time::Instant;
+
+/// Pages of a batch: what one frame holds.
+pub(super) const BATCH: usize = 256;
+
+/// What filters may look up: the memories, and the templates.
+#[derive(Debug)]
+pub(super) struct Sight<'a> {
+    pub(super) vms: &'a [SendVm<'a>],
+    pub(super) templates: &'a [KnownTemplate],
+    pub(super) still: bool,
+}
+
+impl World for Sight<'_> {
+    fn facts(&self, vm: u32, page: u64, out: &mut [Fact]) -> bool {
+        self.vms.get(vm as usize).is_some_and(|vm| vm.feed.facts(page, out).is_ok())
+    }
+
+    fn content(&self, vm: u32, page: u64, out: &mut [u8]) -> bool {
+        let Some(vm) = self.vms.get(vm as usize) else { return false };
+        let mut fact = [Fact::Unknown];
+        vm.feed.facts(page, &mut fact).is_ok() && vm.feed.read(page, &fact, out).is_ok()
+    }
+
+    fn template(&self, template: u32, page: u64, out: &mut [u8]) -> bool {
+        self.templates.get(template as usize).is_some_and(|t| t.read(page, out).is_ok())
+    }
+
+    fn mapped_template(&self, vm: u32, page: u64) -> Option<(u32, u64)> {
+        let (file, page) = self.vms.get(vm as usize)?.feed.file(page)?;
+        let is = |t: &KnownTemplate| (t.device, t.inode) == (file.device, file.inode);
+        let number = self.templates.iter().position(is)?;
+        Some((u32::try_from(number).ok()?, page))
+    }
+
+    fn stands_still(&self) -> bool {
+        self.still
+    }
+}
+
+/// Reads memories, batch by batch.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    sight: Sight<'a>,
+    filters: Vec<(Box<dyn Filter>, Meter)>,
+    hashing: &'a Hashing,
+    link: &'a Link,
+    batch: Batch,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(
+        sight: Sight<'a>,
+        filters: Vec<Box<dyn Filter>>,
+        hashing: &'a Hashing,
+        link: &'a Link,
+        keep_on: bool,
+    ) -> Self {
+        let filters = filters
+            .into_iter()
+            .map(|filter| {
+                let meter = Meter::new(filter.name(), keep_on || filter.keeps_sharing());
+                (filter, meter)
+            })
+            .collect();
+        Self { sight, filters, hashing, link, batch: Batch::default() }
+    }
+
+    /// What the filters did.
+    pub(super) fn accounts(self) -> Vec<Account> {
+        self.filters.into_iter().map(|(_, meter)| meter.account).collect()
+    }
+
+    /// Shows the filters that learn from facts what another sender sends.
+    pub(super) fn learn_foreign(&mut self, vm: u32) -> Result<(), SendError> {
+        let (feed, pages) = self.feed(vm);
+        for first in (0..pages).step_by(BATCH) {
+            let count = count(first, pages);
+            self.batch.reset(vm, first, count);
+            feed.facts(first, &mut self.batch.facts).map_err(|e| self.failed(vm, first, e))?;
+            self.filters.iter_mut().for_each(|(filter, _)| filter.learn_foreign(&self.batch));
+        }
+        Ok(())
+    }
+
+    /// Reads one VM; `out` takes the parcels, and gives buffers back through `spare`.
+    pub(super) fn read(
+        &mut self,
+        vm: u32,
+        mut out: impl FnMut(Parcel) -> bool,
+        mut spare: impl FnMut() -> Option<Vec<u8>>,
+    ) -> Result<VmDone, SendError> {
+        let (feed, pages) = self.feed(vm);
+        let mut digest = MemoryDigest::default();
+        for first in (0..pages).step_by(BATCH) {
+            self.batch.content = spare().unwrap_or_default();
+            self.batch.reset(vm, first, count(first, pages));
+            feed.facts(first, &mut self.batch.facts).map_err(|e| self.failed(vm, first, e))?;
+            self.by_facts();
+            self.content(feed).map_err(|e| self.failed(vm, first, e))?;
+            self.by_content();
+            self.inherit();
+            for (filter, _) in &mut self.filters {
+                filter.learn(&self.batch);
+            }
+            for (page, hash) in (first..).zip(&self.batch.hashes) {
+                hash.iter().for_each(|&hash| digest.add(self.hashing.term(page, hash)));
+            }
+            if !out(Parcel::of(&mut self.batch)) {
+                return Err(SendError::Stopped);
+            }
+        }
+        if !feed.is_there() {
+            return Err(SendError::Gone { name: self.sight.vms[vm as usize].name.clone() });
+        }
+        Ok(VmDone { vm, digest })
+    }
+
+    fn feed(&self, vm: u32) -> (&'a dyn Feed, u64) {
+        let vm = &self.sight.vms[vm as usize];
+        (vm.feed, vm.pages())
+    }
+
+    fn failed(&self, vm: u32, page: u64, source: std::io::Error) -> SendError {
+        let vm = &self.sight.vms[vm as usize];
+        let name = vm.name.clone();
+        match source.kind() {
+            std::io::ErrorKind::NotFound => SendError::Gone { name },
+            _ if !vm.feed.is_there() => SendError::Gone { name },
+            _ => SendError::Read { name, page, source },
+        }
+    }
+
+    fn by_facts(&mut self) {
+        self.ask(|filter, batch, sight| filter.by_facts(batch, sight));
+    }
+
+    fn by_content(&mut self) {
+        if self.batch.was_read.contains(&true) {
+            self.ask(|filter, batch, sight| filter.by_content(batch, sight));
+        }
+    }
+
+    fn ask(&mut self, mut how: impl FnMut(&mut dyn Filter, &mut Batch, &Sight<'_>) -> u64) {
+        for (filter, meter) in &mut self.filters {
+            let open = self.batch.open().count() as u64;
+            if open == 0 || !meter.is_on(open) {
+                continue;
+            }
+            let start = Instant::now();
+            let pages = how(filter.as_mut(), &mut self.batch, &self.sight);
+            let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            meter.add(open, pages, pages * PAGE as u64, nanos);
+            if let Some(link) = self.link.nanos_a_byte() {
+                meter.judge(link);
+            }
+        }
+    }
+
+    /// Reads the pages that are open, and hashes them: the digest of the memory needs it, whatever
+    /// becomes of them.
+    fn content(&mut self, feed: &dyn Feed) -> std::io::Result<()> {
+        let Batch { first, facts, settled, hashes, content, was_read, .. } = &mut self.batch;
+        let mut at = 0;
+        while at < facts.len() {
+            let open = |i: usize| settled[i].is_none();
+            if !open(at) {
+                at += 1;
+                continue;
+            }
+            let end = (at..facts.len()).find(|&i| !open(i)).unwrap_or(facts.len());
+            let bytes = &mut content[at * PAGE..end * PAGE];
+            feed.read(*first + at as u64, &facts[at..end], bytes)?;
+            for (i, page) in (at..end).zip(bytes.chunks(PAGE)) {
+                was_read[i] = true;
+                hashes[i] = (!is_zero(page)).then(|| self.hashing.page(page));
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Pages that were settled as an earlier page of their own batch before that was read have its
+    /// hash.
+    fn inherit(&mut self) {
+        let batch = &mut self.batch;
+        for at in 0..batch.len() {
+            if let Some(Settled::Same { vm, page }) = batch.settled[at]
+                && vm == batch.vm
+                && page >= batch.first
+            {
+                let earlier = usize::try_from(page - batch.first).unwrap_or(usize::MAX);
+                batch.hashes[at] = batch.hashes.get(earlier).copied().flatten();
+            }
+        }
+    }
+}
+
+fn count(first: u64, pages: u64) -> usize {
+    usize::try_from(pages - first).unwrap_or(BATCH).min(BATCH)
+}

@@ -1,0 +1,98 @@
+//! The last thread of a sender: frames, and how fast the link takes them.
+
+use super::{Link, SendError};
+use crate::migrate::send::parcel::Parcel;
+use crate::transport::{Drain, write_all_vectored};
+use crate::wire::limits::MAX_OPS;
+use crate::wire::{Encoder, Record};
+use std::io::IoSlice;
+use std::time::Instant;
+
+/// Writes records.
+pub(super) struct Writer<'a> {
+    out: &'a mut (dyn Drain + 'static),
+    encoder: Encoder,
+    link: &'a Link,
+    /// Parcels without payload that are being joined.
+    pending: Option<Parcel>,
+    bytes: u64,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(
+        out: &'a mut (dyn Drain + 'static),
+        encoder: Encoder,
+        link: &'a Link,
+    ) -> Self {
+        Self { out, encoder, link, pending: None, bytes: 0 }
+    }
+
+    /// Bytes written.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn header(&mut self) -> Result<(), SendError> {
+        let header = *self.encoder.header();
+        self.write(&[&header])
+    }
+
+    pub(super) fn record(&mut self, record: &Record<'_>) -> Result<(), SendError> {
+        self.settle()?;
+        let bytes = self.encoder.record(record);
+        self.write(&[&bytes])
+    }
+
+    pub(super) fn flush(&mut self) -> Result<(), SendError> {
+        self.settle()?;
+        self.out.flush().map_err(SendError::Write)
+    }
+
+    /// Writes a parcel, or keeps it to be joined with the next; gives its buffer back.
+    pub(super) fn parcel(&mut self, parcel: Parcel) -> Result<Option<Vec<u8>>, SendError> {
+        let most = usize::try_from(MAX_OPS).unwrap_or(0) / 4;
+        let parcel = match &mut self.pending {
+            Some(pending) => match pending.join(parcel, most) {
+                Ok(buffer) => return Ok(Some(buffer)),
+                Err(parcel) => *parcel,
+            },
+            None => parcel,
+        };
+        self.settle()?;
+        if parcel.payload.is_empty() {
+            self.pending = Some(parcel);
+            return Ok(None);
+        }
+        self.pages(&parcel)?;
+        Ok(Some(parcel.content))
+    }
+
+    fn settle(&mut self) -> Result<(), SendError> {
+        match self.pending.take() {
+            Some(parcel) => self.pages(&parcel),
+            None => Ok(()),
+        }
+    }
+
+    fn pages(&mut self, parcel: &Parcel) -> Result<(), SendError> {
+        let payload = parcel.pieces();
+        let frame = self.encoder.pages(parcel.vm, parcel.first, &parcel.ops, &payload);
+        let mut all = vec![frame.head.as_slice()];
+        all.extend(payload);
+        all.push(&frame.tail);
+        self.write(&all)
+    }
+
+    fn write(&mut self, pieces: &[&[u8]]) -> Result<(), SendError> {
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let start = Instant::now();
+        // the kernel takes at most IOV_MAX (1024) pieces in one call
+        for pieces in pieces.chunks(1000) {
+            let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|p| IoSlice::new(p)).collect();
+            write_all_vectored(self.out, &mut slices).map_err(SendError::Write)?;
+        }
+        self.link.took(bytes, start.elapsed());
+        self.bytes += bytes as u64;
+        Ok(())
+    }
+}

@@ -1,0 +1,3 @@
+//! Floor 1: what QEMU says and hears, as bytes and texts. Pure: no socket, no file, no clock.
+
+pub mod qmp;
