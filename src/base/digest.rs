@@ -147,7 +147,9 @@ mod tests {
     use super::*;
 
     fn memory() -> Vec<u8> {
-        (0..4 * 4096u32).map(|i| if i / 4096 == 2 { 0 } else { (i * 7 >> 3) as u8 }).collect()
+        (0..4 * 4096u32)
+            .map(|i| if i / 4096 == 2 { 0 } else { (i * 7 % 251).to_le_bytes()[0] })
+            .collect()
     }
 
     #[test]

@@ -110,7 +110,8 @@ pub struct ScanArgs {
 /// Most threads that can be asked for; more would only wait for one another.
 const MOST_THREADS: usize = 1024;
 
-fn threads(text: &str) -> Result<usize, String> {
+/// Reads a number of threads.
+pub fn threads(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|&n| n <= MOST_THREADS);
     number.ok_or_else(|| format!("write a number from 0 to {MOST_THREADS}"))
 }

@@ -30,19 +30,22 @@ pub enum Exit {
     /// A target or a file that was named does not exist, or a target has no memory: no such process,
     /// a zombie, a kernel thread, a pattern that matches nothing.
     NoTarget = 66,
-    /// The kernel lacks what is needed.
+    /// The kernel lacks what is needed, or the other end is gone.
     Unavailable = 69,
     /// The command itself is at fault.
     Bug = 70,
     /// Reading or writing failed: a full disk, a closed descriptor.
     Io = 74,
-    /// The kernel does not permit it; the message names the capability.
+    /// It is not known whether the receiver has the memory: it was told to commit and did not answer.
+    /// A source that was to be moved is kept paused.
+    Unknown = 75,
+    /// The kernel, the other end or a rule of ours does not permit it; the message names it.
     NotPermitted = 77,
 }
 
 impl Exit {
     /// Each code with its meaning, for the manual.
-    pub const TABLE: [(Self, &'static str); 10] = [
+    pub const TABLE: [(Self, &'static str); 11] = [
         (Self::Ok, "All of what was asked for was done."),
         (Self::Failure, "Something failed that has no number of its own."),
         (
@@ -55,10 +58,20 @@ impl Exit {
             Self::NoTarget,
             "A target or a file that was named does not exist, or a target has no memory: no such process, a zombie, a kernel thread, a pattern that matches nothing.",
         ),
-        (Self::Unavailable, "The kernel lacks what is needed; the message names its option."),
+        (
+            Self::Unavailable,
+            "The kernel lacks what is needed, and the message names its option; or the other end of a stream is gone.",
+        ),
         (Self::Bug, "The command itself is at fault: please report it."),
         (Self::Io, "Reading or writing failed, as on a full disk."),
-        (Self::NotPermitted, "The kernel does not permit it; the message names the capability."),
+        (
+            Self::Unknown,
+            "It is not known whether the receiver has the memory: it was told to commit and did not answer. A source that was to be moved stays paused; --resolve asks what became of it.",
+        ),
+        (
+            Self::NotPermitted,
+            "The kernel, the other end or a rule of pageherd does not permit it; the message names the capability or the flag.",
+        ),
     ];
 }
 
@@ -115,6 +128,9 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             _ => Some(Exit::Failure),
         };
     }
+    if let Some(exit) = super::moves::code_of(cause) {
+        return Some(exit);
+    }
     if cause.is::<ScanFileError>() {
         return Some(Exit::Data);
     }
@@ -159,7 +175,7 @@ pub struct Misuse(pub String);
 
 fn of_herd(error: &HerdError) -> Exit {
     match error {
-        HerdError::NoHerd(_) | HerdError::NoVm { .. } => Exit::NoTarget,
+        HerdError::NoHerd(_) | HerdError::Empty(_) | HerdError::NoVm { .. } => Exit::NoTarget,
         HerdError::Damaged { .. } | HerdError::Template { .. } => Exit::Data,
         HerdError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Exit::NotPermitted
@@ -204,7 +220,7 @@ mod tests {
     fn every_code_is_in_the_manual_once() {
         let mut codes: Vec<u8> = Exit::TABLE.iter().map(|(exit, _)| *exit as u8).collect();
         codes.dedup();
-        assert_eq!(codes, [0, 1, 3, 64, 65, 66, 69, 70, 74, 77]);
+        assert_eq!(codes, [0, 1, 3, 64, 65, 66, 69, 70, 74, 75, 77]);
     }
 
     #[test]

@@ -5,9 +5,11 @@
 
 pub mod args;
 pub mod exit;
+pub mod moves;
 pub mod output;
 pub mod progress;
 pub mod size;
+pub mod start;
 pub mod svg;
 pub mod table;
 

@@ -141,10 +141,10 @@ pub trait Filter: Send + std::fmt::Debug {
     /// Learns of pages that another sender sends, by their facts alone.
     fn learn_foreign(&mut self, _batch: &Batch) {}
 
-    /// Keeps memory shared at the far end, which is worth more than time: such a filter is never
-    /// turned off.
-    fn keeps_sharing(&self) -> bool {
-        false
+    /// Is it never turned off? So it is with what costs nothing, and with what keeps memory shared
+    /// at the far end, which is worth more than time.
+    fn always_on(&self) -> bool {
+        true
     }
 }
 

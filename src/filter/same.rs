@@ -97,6 +97,10 @@ impl Filter for Same {
             entry.or_insert((tag, number));
         }
     }
+
+    fn always_on(&self) -> bool {
+        false
+    }
 }
 
 /// Settles pages that equal an earlier one of their own batch.

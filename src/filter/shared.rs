@@ -126,10 +126,6 @@ impl Filter for Shared {
             }
         }
     }
-
-    fn keeps_sharing(&self) -> bool {
-        true
-    }
 }
 
 impl Shared {

@@ -102,10 +102,6 @@ impl Filter for Template {
         }
         pages
     }
-
-    fn keeps_sharing(&self) -> bool {
-        true
-    }
 }
 
 fn equal(vm: u32, page: u64, template: u32, of: u64, world: &dyn World) -> bool {

@@ -2,9 +2,10 @@
 
 use crate::base::PAGE_SIZE;
 use crate::base::digest::{Hashing, PageHash, is_zero};
+use crate::placement::map::MapFile;
 use crate::source::image::{ImageError, file_id};
 use rayon::prelude::*;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -32,9 +33,18 @@ pub struct KnownTemplate {
     changed: (i64, i64),
 }
 
-impl KnownTemplate {
-    /// Opens the template and reads all of it.
-    pub fn open(path: &Path, hashing: &Hashing) -> Result<Self, ImageError> {
+/// A template that is open and has not been read yet.
+#[derive(Debug)]
+pub struct TemplateFile {
+    path: PathBuf,
+    id: crate::abi::vma::FileId,
+    meta: Metadata,
+    file: File,
+}
+
+impl TemplateFile {
+    /// Opens it.
+    pub fn open(path: &Path) -> Result<Self, ImageError> {
         let id = file_id(path)?;
         let failed = |source| ImageError::Io { path: path.to_owned(), source };
         let wrong = |what| ImageError::NoImage { path: path.to_owned(), what };
@@ -43,9 +53,28 @@ impl KnownTemplate {
         if meta.len() == 0 || meta.len() % PAGE_SIZE != 0 {
             return Err(wrong("not whole pages of 4096 bytes long"));
         }
+        // absolute, for maps that will be read from elsewhere
+        let path = std::fs::canonicalize(path).map_err(failed)?;
+        Ok(Self { path, id, meta, file })
+    }
+
+    /// How a placement map names it.
+    pub fn as_map_file(&self) -> MapFile {
+        let path = self.path.display().to_string();
+        MapFile { path, device: self.id.device, inode: self.id.inode }
+    }
+
+    /// Its descriptor, once more.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Reads all of it, with all processors.
+    pub fn know(self, hashing: &Hashing) -> Result<KnownTemplate, ImageError> {
+        let Self { path, id, meta, file } = self;
+        let failed = |source| ImageError::Io { path: path.clone(), source };
         let (digest, hashes) = read(&file, meta.len(), hashing).map_err(failed)?;
-        Ok(Self {
-            path: std::fs::canonicalize(path).map_err(failed)?,
+        Ok(KnownTemplate {
             device: id.device,
             inode: id.inode,
             pages: meta.len() / PAGE_SIZE,
@@ -53,9 +82,12 @@ impl KnownTemplate {
             hashes,
             file: Arc::new(file),
             changed: (meta.ctime(), meta.ctime_nsec()),
+            path,
         })
     }
+}
 
+impl KnownTemplate {
     /// Copies pages.
     pub fn read(&self, page: u64, out: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(out, page * PAGE_SIZE)
@@ -106,7 +138,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
         file.as_file().set_len(3 * 4096).unwrap();
         file.as_file().write_all_at(&[5; 4096], 4096).unwrap();
-        let known = KnownTemplate::open(file.path(), &Hashing::Plain).unwrap();
+        let known = TemplateFile::open(file.path()).unwrap().know(&Hashing::Plain).unwrap();
         assert_eq!(known.pages, 3);
         assert_eq!(known.hashes[0], None);
         assert_eq!(known.hashes[1], Some(Hashing::Plain.page(&[5; 4096])));

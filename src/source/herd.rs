@@ -27,6 +27,9 @@ pub enum HerdError {
         "{0} is no herd: a herd is a directory with a pool and a .map file for each VM; name it, or a VM in it as DIR/VM"
     )]
     NoHerd(PathBuf),
+    /// A herd without any VM.
+    #[error("herd {0} has no VM")]
+    Empty(PathBuf),
     /// A herd without that VM.
     #[error("herd {dir} has no VM {vm}; it has {has}")]
     NoVm {
@@ -79,8 +82,7 @@ impl HerdVm {
         if path.join(POOL).is_file() {
             let vms = vms(path)?;
             if vms.is_empty() {
-                let (dir, vm) = (path.to_owned(), "at all".to_owned());
-                return Err(HerdError::NoVm { dir, vm, has: "none".to_owned() });
+                return Err(HerdError::Empty(path.to_owned()));
             }
             return Ok(vms.into_iter().map(|name| Self { dir: path.to_owned(), name }).collect());
         }

@@ -13,7 +13,6 @@
 pub mod cache;
 pub mod caps;
 pub mod cgroup;
-pub mod child;
 pub mod extents;
 pub mod fd;
 pub mod fork;
@@ -25,6 +24,7 @@ pub mod numa;
 pub mod pagemap;
 pub mod pidfd;
 pub mod process;
+pub mod reflink;
 pub mod sandbox;
 pub mod scan;
 mod seccomp;

@@ -4,7 +4,7 @@
 
 use super::plain::Plain;
 use super::{Channel, End, Options, Source, TransportError};
-use crate::sys::child::inherit_only_standard;
+use crate::sys::spawn::three_descriptors;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
@@ -22,8 +22,9 @@ pub(super) fn open(command: &str, options: &Options) -> Result<Channel, Transpor
     let what = format!("exec:{command}");
     let mut shell = Command::new("/bin/sh");
     shell.arg("-c").arg(command).stdin(Stdio::piped()).stdout(Stdio::piped());
-    inherit_only_standard(&mut shell);
-    let mut child = shell.spawn().map_err(|e| TransportError::of(&what, "start it", e))?;
+    let mut child = three_descriptors(&mut shell)
+        .and_then(Command::spawn)
+        .map_err(|e| TransportError::of(&what, "start it", e))?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     // from here on the child is ended if anything fails
     let end = Running { child, command: command.into(), stall: options.stall_timeout };
@@ -35,6 +36,7 @@ pub(super) fn open(command: &str, options: &Options) -> Result<Channel, Transpor
         output: output.map(|output| Box::new(output) as _),
         two_way: true,
         is_file: false,
+        strict: true,
         what,
         end: Box::new(end),
     })

@@ -39,7 +39,8 @@ pub(super) fn read(
         }
     }
     let plain = Plain::new(file, &what, options)?;
-    Ok(Channel::of_plain(Some(plain.clone()), None, plain))
+    let strict = offset.is_none();
+    Ok(Channel { strict, ..Channel::of_plain(Some(plain.clone()), None, plain) })
 }
 
 /// Opens `path` for a sender. A named pipe waits here for its reader.

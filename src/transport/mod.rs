@@ -103,6 +103,9 @@ pub struct Channel {
     pub two_way: bool,
     /// It is a file or a block device: nobody reads what is written while it is written.
     pub is_file: bool,
+    /// Nothing may follow the stream on it. Not so where a stream lies in a file at an offset: what
+    /// follows it there is something else.
+    pub strict: bool,
     /// The medium as an address, with the peer's where there is one: for messages.
     pub what: String,
     end: Box<dyn End>,

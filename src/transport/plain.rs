@@ -38,6 +38,7 @@ impl Channel {
         Self {
             two_way: input.is_some() && output.is_some(),
             is_file: end.medium == Medium::File,
+            strict: true,
             what: end.what.to_string(),
             input: input.map(|input| Box::new(input) as _),
             output: output.map(|output| Box::new(output) as _),

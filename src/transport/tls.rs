@@ -214,6 +214,7 @@ fn open(plain: Plain, session: Connection, limit: Duration) -> Result<Channel, T
         output: Some(Box::new(half.clone())),
         two_way: true,
         is_file: false,
+        strict: true,
         what: what.to_string(),
         end: Box::new(half),
     })

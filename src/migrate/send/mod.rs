@@ -32,7 +32,7 @@ use packer::Packer;
 use parcel::Parcel;
 use reader::{Reader, Sight};
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 use writer::Writer;
 
@@ -106,6 +106,9 @@ pub enum SendError {
         /// The VM.
         name: String,
     },
+    /// The source is not as it must be.
+    #[error("{0}")]
+    Source(String),
     /// Packing failed.
     #[error("pages cannot be packed")]
     Codec(#[source] CodecError),
@@ -188,8 +191,16 @@ pub trait Watch: Sync {
     /// So many more pages have gone.
     fn pages(&self, _pages: u64) {}
 
-    /// Who owns the memory now: told before it is acted on.
-    fn state(&self, _state: Sender) {}
+    /// All has been read: did it stand still until now? What is said against it ends the attempt.
+    fn stood_still(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Who owns the memory now: told before it is acted on. What is said against it ends the
+    /// attempt.
+    fn state(&self, _state: Sender) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 impl Watch for () {}
@@ -278,9 +289,8 @@ impl<'a> Answers<'a> {
     }
 
     fn next(&mut self) -> Result<Answer, SendError> {
-        let mut buffer = Vec::new();
         loop {
-            buffer.resize(self.decoder.wants(), 0);
+            let mut buffer = vec![0; self.decoder.wants()];
             let mut done = 0;
             while done < buffer.len() {
                 match self.input.read(&mut buffer[done..]) {
@@ -331,6 +341,7 @@ impl Attempt<'_> {
         self.writer.flush()?;
         self.expect(SenderEvent::Welcomed, |answer| matches!(answer, Answer::Welcome))?;
         let (done, accounts) = self.stream(link)?;
+        self.watch.stood_still().map_err(SendError::Source)?;
         for (number, shape) in shapes.iter().enumerate() {
             let own = done.iter().find(|vm| vm.vm as usize == number);
             self.seal.vm(shape, own.map(|vm| vm.digest.to_bytes()));
@@ -381,8 +392,7 @@ impl Attempt<'_> {
             self.state = Sender::Agreed;
         }
         self.state = self.state.on(event)?;
-        self.watch.state(self.state);
-        Ok(())
+        self.watch.state(self.state).map_err(SendError::Source)
     }
 
     fn expect(
@@ -487,7 +497,7 @@ impl Attempt<'_> {
             let _ = self.writer.flush();
         }
         self.state = self.state.on(event).unwrap_or(self.state);
-        self.watch.state(self.state);
+        let _ = self.watch.state(self.state);
         if self.state == Sender::Unknown {
             return SendError::Unknown { session: self.options.session };
         }
@@ -516,10 +526,7 @@ fn read_all(
             continue;
         }
         let send = |parcel| to.send(Item::Parcel(parcel)).is_ok();
-        let spare = || match spare.try_recv() {
-            Ok(buffer) => Some(buffer),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        };
+        let spare = || spare.try_recv().ok();
         let done = reader.read(number, send, spare)?;
         to.send(Item::Done(done)).map_err(|_| SendError::Stopped)?;
     }

@@ -69,7 +69,7 @@ impl<'a> Reader<'a> {
         let filters = filters
             .into_iter()
             .map(|filter| {
-                let meter = Meter::new(filter.name(), keep_on || filter.keeps_sharing());
+                let meter = Meter::new(filter.name(), keep_on || filter.always_on());
                 (filter, meter)
             })
             .collect();

@@ -74,8 +74,8 @@ mod tests {
         for folder in ["/dev/shm", "/var/tmp"] {
             let file = tempfile::NamedTempFile::new_in(folder).unwrap();
             let mut content = vec![0u8; 64 * 4096];
-            for page in [3usize, 4, 5, 40, 63] {
-                content[page * 4096..(page + 1) * 4096].fill(page as u8);
+            for (page, byte) in [(3usize, 3u8), (4, 4), (5, 5), (40, 40), (63, 63)] {
+                content[page * 4096..(page + 1) * 4096].fill(byte);
                 let bytes = &content[page * 4096..(page + 1) * 4096];
                 file.as_file().write_all_at(bytes, page as u64 * 4096).unwrap();
             }

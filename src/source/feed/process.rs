@@ -90,7 +90,7 @@ impl ProcessFeed {
         })
     }
 
-    fn from_file(&self, block: usize, page: u64, out: &mut [u8]) -> io::Result<bool> {
+    fn read_file(&self, block: usize, page: u64, out: &mut [u8]) -> io::Result<bool> {
         let Block { vma, file } = &self.blocks[block];
         let Some(file) = file.get_or_init(|| self.process.mapped_file(vma).ok()) else {
             return Ok(false);
@@ -109,7 +109,7 @@ impl ProcessFeed {
         Ok(true)
     }
 
-    fn from_memory(&self, block: usize, page: u64, out: &mut [u8]) -> io::Result<()> {
+    fn read_memory(&self, block: usize, page: u64, out: &mut [u8]) -> io::Result<()> {
         let memory = self.memory()?;
         let at = Hva::of_page(self.blocks[block].vma.pages.start + page);
         let mut done = 0;
@@ -197,8 +197,8 @@ impl Feed for ProcessFeed {
                 let (here, after) = rest.split_at_mut(run * size);
                 match way {
                     Way::Nowhere => here.fill(0),
-                    Way::File if self.from_file(block, at, here)? => {}
-                    Way::File | Way::Memory => self.from_memory(block, at, here)?,
+                    Way::File if self.read_file(block, at, here)? => {}
+                    Way::File | Way::Memory => self.read_memory(block, at, here)?,
                 }
                 (rest, facts, at) = (after, &facts[run..], at + run as u64);
             }

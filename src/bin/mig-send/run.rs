@@ -1,0 +1,334 @@
+//! What mig-send does, in order.
+
+use crate::NAME;
+use crate::args::{Cli, Freeze};
+use crate::bill;
+use anyhow::{Context, Result};
+use pageherd::base::address::Address;
+use pageherd::cli::exit::Misuse;
+use pageherd::cli::output::{self, remark};
+use pageherd::cli::{Exit, progress};
+use pageherd::filter::chain::Name;
+use pageherd::filter::codec::Codec;
+use pageherd::migrate::codecs::Codecs;
+use pageherd::migrate::send::{self, Options, SendError, SendVm, Watch};
+use pageherd::migrate::templates::TemplateFile;
+use pageherd::migrate::transaction::{Sender, Source};
+use pageherd::source::feed::{self, Opened};
+use pageherd::source::freeze::{Frozen, Guard, Options as FreezeOptions};
+use pageherd::source::resolve::find;
+use pageherd::transport::filter_exec::{ANSWER_TIMEOUT, Direction, ExecCodec, ExecFilter};
+use pageherd::transport::{self, Channel, TransportError};
+use pageherd::wire::header::Session;
+use pageherd::wire::record::is_vm_name;
+use std::sync::{Mutex, PoisonError};
+
+/// A VM that was found.
+struct Found {
+    name: String,
+    opened: Opened,
+    foreign: bool,
+}
+
+pub(crate) fn run(cli: &Cli) -> Result<Exit> {
+    if let Some(session) = cli.resolve {
+        return resolve(cli, session);
+    }
+    if cli.vms.is_empty() {
+        return Err(Misuse(
+            "there is nothing to send: name it by --vm, as in --vm web=pid:4711".to_owned(),
+        )
+        .into());
+    }
+    if cli.json && cli.quiet {
+        return Err(Misuse("--json asks for the bill and --quiet for none".to_owned()).into());
+    }
+    // before anything else: it must be made while there is one thread
+    let guard = match cli.freeze {
+        Freeze::None => None,
+        Freeze::By(_) => Some(Guard::start()?),
+    };
+    rayon::ThreadPoolBuilder::new().num_threads(cli.threads).build_global().context("threads")?;
+    let vms = open(cli)?;
+    let groups = trust(&cli.trust, &vms)?;
+    let hashing = cli.transport.hashing()?;
+    let templates = cli.template.iter().map(|path| TemplateFile::open(path));
+    let templates: Vec<TemplateFile> = templates.collect::<Result<_, _>>()?;
+    let templates = templates.into_iter().map(|t| t.know(&hashing)).collect::<Result<_, _>>()?;
+    let (codecs, filter) = codecs(cli)?;
+    let mut medium = transport::connect(&cli.to, &cli.transport.options(cli.rate, false))?;
+    if cli.moves && !medium.two_way && !cli.one_way {
+        let what = medium.what.clone();
+        let why = "nobody can say on it that the memory has arrived: use a medium with a way back (exec:, unix:, tcp:, tls:), or add --one-way to stay paused all the same".to_owned();
+        let _ = medium.abort();
+        return Err(TransportError::Refused { what, why }.into());
+    }
+    let frozen = hold(cli, guard.as_ref(), &vms)?;
+    let options = Options {
+        chain: cli.filters.clone(),
+        keep_filters: cli.keep_filters,
+        hashing,
+        templates,
+        codecs,
+        still: true,
+        verify: cli.verify,
+        session: new_session()?,
+        unproven: false,
+    };
+    let sending: Vec<SendVm<'_>> = vms
+        .iter()
+        .zip(groups)
+        .map(|(vm, group)| SendVm {
+            name: vm.name.clone(),
+            feed: vm.opened.feed(),
+            foreign: vm.foreign,
+            group,
+        })
+        .collect();
+    let all = sending.iter().filter(|vm| !vm.foreign).map(SendVm::pages).sum();
+    let watch = Watcher {
+        frozen: Mutex::new(frozen),
+        moves: cli.moves,
+        bar: progress::pages(
+            all,
+            if cli.quiet { pageherd::cli::args::When::Never } else { cli.progress },
+        ),
+    };
+    let result = send::send(&sending, &options, &mut medium, &watch);
+    watch.bar.finish_and_clear();
+    drop(options);
+    let result = end_medium(result, medium);
+    let result = result.and_then(|sent| end_filter(filter).map(|()| sent));
+    let left = watch.end(&result, cli.moves, cli.quiet);
+    let sent = result?;
+    left?;
+    if !cli.quiet {
+        let text = match cli.json {
+            true => format!("{}\n", bill::json(&sent, cli.moves)),
+            false => bill::text(&sent, cli.bytes),
+        };
+        if cli.json && cli.to != Address::Stdio {
+            output::text(&text)?;
+        } else {
+            eprint!("{text}");
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn open(cli: &Cli) -> Result<Vec<Found>> {
+    let mut all = Vec::new();
+    for (targets, foreign) in [(&cli.refer, true), (&cli.vms, false)] {
+        if targets.is_empty() {
+            continue;
+        }
+        let (found, notes) = find(targets)?;
+        notes.iter().for_each(|note| remark(NAME, cli.quiet, note));
+        for found in found {
+            let (name, opened) = feed::open(found)?;
+            if !is_vm_name(&name) {
+                return Err(Misuse(format!("'{name}' cannot be a VM's name at the far end: give it another, as in --vm x={name}")).into());
+            }
+            if all.iter().any(|other: &Found| other.name == name) {
+                return Err(Misuse(format!(
+                    "two VMs are named {name}: give one another name, as in --vm b=…"
+                ))
+                .into());
+            }
+            if let Opened::Process(feed) = &opened
+                && !feed.left_out().is_empty()
+            {
+                let out = feed.left_out().join(", ");
+                remark(
+                    NAME,
+                    cli.quiet,
+                    &format!("VM {name}: left out, as no memory of its own: {out}"),
+                );
+            }
+            if opened.feed().blocks().is_empty() {
+                return Err(Misuse(format!("VM {name} has no memory that could be sent")).into());
+            }
+            all.push(Found { name, opened, foreign });
+        }
+    }
+    Ok(all)
+}
+
+/// The trust group of each VM: one for those that were named, one of its own for any other.
+fn trust(names: &[String], vms: &[Found]) -> Result<Vec<u32>> {
+    if let Some(unknown) = names.iter().find(|name| !vms.iter().any(|vm| vm.name == **name)) {
+        return Err(
+            Misuse(format!("--trust names {unknown}, which is no VM of this command")).into()
+        );
+    }
+    let group = |(number, vm): (u32, &Found)| if names.contains(&vm.name) { 0 } else { number + 1 };
+    Ok((0u32..).zip(vms).map(group).collect())
+}
+
+/// The codecs, and the external filter among them.
+fn codecs(cli: &Cli) -> Result<(Codecs, bool)> {
+    let (mut level, mut exec): (i32, Option<Box<dyn Codec>>) =
+        (pageherd::filter::chain::ZSTD_LEVEL, None);
+    for name in &cli.filters.names {
+        match name {
+            Name::Zstd(asked) => level = *asked,
+            Name::Exec(command) => {
+                let filter = ExecFilter::start(command, Direction::Pack, ANSWER_TIMEOUT)?;
+                exec = Some(Box::new(ExecCodec::new(filter)));
+            }
+            _ => {}
+        }
+    }
+    let has = exec.is_some();
+    Ok((Codecs::new(level, exec), has))
+}
+
+/// Holds the processes still.
+fn hold(cli: &Cli, guard: Option<&Guard>, vms: &[Found]) -> Result<Vec<Frozen>> {
+    let (Some(guard), Freeze::By(way)) = (guard, &cli.freeze) else { return Ok(Vec::new()) };
+    let options = FreezeOptions { way: way.clone(), ..FreezeOptions::default() };
+    let mut frozen: Vec<Frozen> = Vec::new();
+    let mut held = Vec::new();
+    for vm in vms {
+        let Opened::Process(feed) = &vm.opened else { continue };
+        // two parts of one process are held once
+        if held.contains(&feed.process().pid()) {
+            continue;
+        }
+        let hold = guard.freeze(feed.process(), &options)?;
+        hold.notes()
+            .iter()
+            .for_each(|note| remark(NAME, cli.quiet, &format!("VM {}: {note}", vm.name)));
+        held.push(feed.process().pid());
+        frozen.push(hold);
+    }
+    Ok(frozen)
+}
+
+struct Watcher {
+    frozen: Mutex<Vec<Frozen>>,
+    moves: bool,
+    bar: indicatif::ProgressBar,
+}
+
+impl Watcher {
+    fn frozen(&self) -> std::sync::MutexGuard<'_, Vec<Frozen>> {
+        self.frozen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the sources go, or leaves them held, as the outcome demands.
+    fn end<T>(self, result: &Result<T>, moves: bool, quiet: bool) -> Result<()> {
+        let unknown = result.as_ref().err().is_some_and(|error| {
+            error.chain().any(|e| matches!(e.downcast_ref(), Some(SendError::Unknown { .. })))
+        });
+        let stays = moves && (result.is_ok() || unknown);
+        let mut failed = None;
+        for hold in self.frozen.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let words = hold.words();
+            let done = if stays { hold.leave() } else { hold.thaw().map(|_| ()) };
+            match done {
+                Err(error) => failed = Some(error),
+                Ok(()) if stays && unknown => remark(
+                    NAME,
+                    quiet,
+                    &format!("the source stays paused until that is known; {words}"),
+                ),
+                Ok(()) if stays => remark(
+                    NAME,
+                    quiet,
+                    &format!(
+                        "the source stays paused: its memory is the receiver's now. End it; only if the receiver has lost it, {words}"
+                    ),
+                ),
+                Ok(()) => {}
+            }
+        }
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Watch for Watcher {
+    fn pages(&self, pages: u64) {
+        self.bar.inc(pages * 4096);
+    }
+
+    fn stood_still(&self) -> Result<(), String> {
+        self.frozen().iter_mut().try_for_each(Frozen::check).map_err(|e| e.to_string())
+    }
+
+    fn state(&self, state: Sender) -> Result<(), String> {
+        if !self.moves {
+            return Ok(());
+        }
+        // killed from now on: whoever comes next must not let it go, or may
+        let keep = state.source() != Source::Ours && !state.may_thaw_when_killed();
+        self.frozen()
+            .iter_mut()
+            .try_for_each(|hold| hold.keep_when_killed(keep))
+            .map_err(|e| e.to_string())
+    }
+}
+
+/// Ends the medium, well or not; its own error says more than a closed pipe.
+fn end_medium<T>(result: Result<T, SendError>, medium: Channel) -> Result<T> {
+    let what = medium.what.clone();
+    match result {
+        Ok(sent) => medium.finish().map(|()| sent).map_err(Into::into),
+        Err(error) => {
+            let known = medium.abort();
+            match error {
+                SendError::Write(e) => match known {
+                    Err(cause) => Err(cause.into()),
+                    Ok(()) => Err(TransportError::of(&what, "write", e).into()),
+                },
+                SendError::Answer(e) => Err(TransportError::of(&what, "read the answer", e).into()),
+                SendError::BadAnswer(pageherd::wire::WireError::Cut { .. }) if known.is_err() => {
+                    Err(known.err().map_or_else(|| error.into(), Into::into))
+                }
+                other => Err(other.into()),
+            }
+        }
+    }
+}
+
+/// An external filter has ended with its codecs; that it ended badly is an error.
+fn end_filter(_had: bool) -> Result<()> {
+    Ok(())
+}
+
+fn new_session() -> Result<Session> {
+    let mut bytes = [0; 16];
+    let mut random = std::fs::File::open("/dev/urandom").context("/dev/urandom")?;
+    std::io::Read::read_exact(&mut random, &mut bytes).context("/dev/urandom")?;
+    Ok(Session(bytes))
+}
+
+fn resolve(cli: &Cli, session: Session) -> Result<Exit> {
+    let hashing = cli.transport.hashing()?;
+    let mut medium = transport::connect(&cli.to, &cli.transport.options(None, false))?;
+    if !medium.two_way {
+        return Err(
+            Misuse(format!("{} has no way back: nobody can be asked by it", medium.what)).into()
+        );
+    }
+    let answer = send::resolve(session, &hashing, new_session()?, &mut medium);
+    let committed = end_medium(answer, medium)?;
+    let (word, meaning) = match committed {
+        true => {
+            ("committed", "the receiver has the memory: end the source, it must never run again")
+        }
+        false => {
+            ("aborted", "the receiver has not got the memory and never will: the source can run on")
+        }
+    };
+    if cli.json {
+        output::json(&serde_json::json!({ "session": session.to_string(), "state": word }))?;
+    } else {
+        output::text(&format!("{word}\n"))?;
+        remark(NAME, cli.quiet, meaning);
+    }
+    Ok(Exit::Ok)
+}
