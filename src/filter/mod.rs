@@ -37,6 +37,8 @@ pub enum Settled {
         /// The page.
         page: u64,
     },
+    /// The far end has it as it is: it was sent in an earlier round.
+    Unchanged,
     /// A page of a template.
     Template {
         /// Its number in the stream.
@@ -96,6 +98,13 @@ impl Batch {
         &self.content[at * PAGE..(at + 1) * PAGE]
     }
 
+    /// Positions of pages whose bytes the far end has, or gets now: those that others can be
+    /// references to.
+    pub fn carried(&self) -> impl Iterator<Item = usize> + '_ {
+        let carried = |at: &usize| matches!(self.settled[*at], None | Some(Settled::Unchanged));
+        (0..self.len()).filter(carried)
+    }
+
     /// Positions of pages that are not settled.
     pub fn open(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.len()).filter(|&at| self.settled[at].is_none())
@@ -116,7 +125,8 @@ pub trait World {
     /// The template, and which page of it, that a page is an unwritten private mapping of.
     fn mapped_template(&self, vm: u32, page: u64) -> Option<(u32, u64)>;
 
-    /// Does memory stand still, so that page tables prove what was sent?
+    /// Does memory stand still, so that page tables prove what was sent? Or is everything compared
+    /// by content once more when it does?
     fn stands_still(&self) -> bool;
 }
 

@@ -84,7 +84,7 @@ impl Filter for Same {
 
     fn learn(&mut self, batch: &Batch) {
         let start = self.starts[batch.vm as usize] + batch.first;
-        for at in batch.open() {
+        for at in batch.carried() {
             let Some(hash) = batch.hashes[at] else { continue };
             // beyond 16 TiB of memory in one stream, pages are not remembered
             let Ok(number) = u32::try_from(start + at as u64) else { return };

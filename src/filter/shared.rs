@@ -109,7 +109,7 @@ impl Filter for Shared {
     }
 
     fn learn(&mut self, batch: &Batch) {
-        for at in batch.open() {
+        for at in batch.carried() {
             let (Some(frame), Some(hash)) = (frame_of(batch.facts[at]), batch.hashes[at]) else {
                 continue;
             };

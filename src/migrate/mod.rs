@@ -13,3 +13,6 @@ pub mod send;
 pub mod templates;
 pub mod transaction;
 pub mod wait;
+
+#[cfg(test)]
+mod tests;

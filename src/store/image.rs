@@ -139,6 +139,11 @@ impl Store for Images {
         0
     }
 
+    /// A page that comes again would be written over what others refer to.
+    fn takes_rounds(&self) -> bool {
+        false
+    }
+
     fn expect(&self, name: &str, blocks: &[(String, u64)]) -> Result<(), StoreError> {
         let path = self.path(name)?;
         if !self.force && path.symlink_metadata().is_ok() {

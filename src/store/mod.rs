@@ -80,6 +80,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Slots in use by what the store has had since before; new ones follow.
     fn slots(&self) -> u64;
 
+    /// Can pages come again, in later rounds?
+    fn takes_rounds(&self) -> bool {
+        true
+    }
+
     /// A stream brings this VM: can it be kept?
     fn expect(&self, name: &str, blocks: &[(String, u64)]) -> Result<(), StoreError>;
 

@@ -47,6 +47,13 @@ pub(crate) struct Cli {
     /// How a process is held still: auto, qmp[:SOCKET], cgroup, stop, or none if you see to it
     #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Source")]
     pub(crate) freeze: Freeze,
+    /// Send everything while it runs, then hold it still and send what has changed: it stands still
+    /// for a shorter time
+    #[arg(long, help_heading = "Source")]
+    pub(crate) live: bool,
+    /// Memory in which the filter 'xor' remembers what was sent, for --live
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = pageherd::cli::size::parse, help_heading = "Source")]
+    pub(crate) remember: u64,
     /// Give the memory up: once the receiver has committed, the source stays paused for good
     #[arg(long = "move", help_heading = "Source", conflicts_with = "resolve")]
     pub(crate) moves: bool,

@@ -43,6 +43,16 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     if cli.json && cli.quiet {
         return Err(Misuse("--json asks for the bill and --quiet for none".to_owned()).into());
     }
+    if cli.live && cli.freeze == Freeze::None {
+        return Err(Misuse(
+            "--live must be able to hold the process at its end: leave --freeze none out"
+                .to_owned(),
+        )
+        .into());
+    }
+    if cli.live && !cli.refer.is_empty() {
+        return Err(Misuse("--live sends pages twice, and what they refer to in another stream may change between: leave --refer out".to_owned()).into());
+    }
     // before anything else: it must be made while there is one thread
     let guard = match cli.freeze {
         Freeze::None => None,
@@ -63,7 +73,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
         let _ = medium.abort();
         return Err(TransportError::Refused { what, why }.into());
     }
-    let frozen = hold(cli, guard.as_ref(), &vms)?;
+    let frozen = if cli.live { Vec::new() } else { hold(cli, guard.as_ref(), &vms)? };
     let options = Options {
         chain: cli.filters.clone(),
         keep_filters: cli.keep_filters,
@@ -71,6 +81,8 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
         templates,
         codecs,
         still: true,
+        live: cli.live,
+        remember: cli.remember,
         verify: cli.verify,
         session: new_session()?,
         unproven: false,
@@ -88,6 +100,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     let all = sending.iter().filter(|vm| !vm.foreign).map(SendVm::pages).sum();
     let watch = Watcher {
         frozen: Mutex::new(frozen),
+        hold: &|| hold(cli, guard.as_ref(), &vms),
         moves: cli.moves,
         bar: progress::pages(
             all,
@@ -205,13 +218,14 @@ fn hold(cli: &Cli, guard: Option<&Guard>, vms: &[Found]) -> Result<Vec<Frozen>> 
     Ok(frozen)
 }
 
-struct Watcher {
+struct Watcher<'a> {
     frozen: Mutex<Vec<Frozen>>,
+    hold: &'a (dyn Fn() -> Result<Vec<Frozen>> + Sync),
     moves: bool,
     bar: indicatif::ProgressBar,
 }
 
-impl Watcher {
+impl Watcher<'_> {
     fn frozen(&self) -> std::sync::MutexGuard<'_, Vec<Frozen>> {
         self.frozen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -250,9 +264,14 @@ impl Watcher {
     }
 }
 
-impl Watch for Watcher {
+impl Watch for Watcher<'_> {
     fn pages(&self, pages: u64) {
         self.bar.inc(pages * 4096);
+    }
+
+    fn hold(&self) -> Result<(), String> {
+        *self.frozen() = (self.hold)().map_err(|e| format!("{e:#}"))?;
+        Ok(())
     }
 
     fn stood_still(&self) -> Result<(), String> {

@@ -39,6 +39,11 @@ pub enum ReceiveError {
         "the sender waits for answers, and this medium has no way back: have mig-send use a medium with two directions at both ends"
     )]
     NoWayBack,
+    /// Pages can come again, and images cannot take that.
+    #[error(
+        "the stream was sent while its memory ran (--live), which images cannot take: receive it into a herd, and make images from that"
+    )]
+    NoRounds,
     /// A template that is not known here.
     #[error(
         "the stream refers to template {label} of {pages} pages, which this end was not given, or which is another here: name the same file with --template"
@@ -108,6 +113,7 @@ impl ReceiveError {
             Self::Read(_) | Self::Answer(_) | Self::Template(_) => Refusal::Io,
             Self::Store(_)
             | Self::NoWayBack
+            | Self::NoRounds
             | Self::NoTemplate { .. }
             | Self::TemplateChanged(_)
             | Self::NoJournal => Refusal::Policy,

@@ -216,6 +216,9 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
 
     fn begin(&mut self, header: Header) -> Result<(), ReceiveError> {
         header.check_key(&self.site.hashing)?;
+        if header.required & feature::ROUNDS != 0 && !self.site.store.takes_rounds() {
+            return Err(ReceiveError::NoRounds);
+        }
         if header.required & feature::ANSWERS != 0 {
             let ours = Header { direction: Direction::Answers, required: 0, ..header };
             let encoder = Encoder::new(&ours);

@@ -28,9 +28,9 @@ use crate::wire::header::{Direction, Header, Session, feature};
 use crate::wire::pages::Packing;
 use crate::wire::record::{TemplateShape, VmShape, as_label};
 use crate::wire::{Encoder, Record, WireError};
-use packer::Packer;
+use packer::{Earlier, Packer};
 use parcel::Parcel;
-use reader::{Reader, Sight};
+use reader::{Reader, SentHashes, Sight};
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
@@ -66,14 +66,19 @@ pub struct Options {
     pub chain: Chain,
     /// Filters stay on, also where they lose time, and the first codec is always used.
     pub keep_filters: bool,
+    /// Bytes of memory in which the filter `xor` remembers what was sent.
+    pub remember: u64,
     /// How pages are hashed.
     pub hashing: Hashing,
     /// Templates that the receiver has.
     pub templates: Vec<KnownTemplate>,
     /// What packs.
     pub codecs: Codecs,
-    /// Memory stands still.
+    /// Memory stands still; or it runs and [`Self::live`] is set.
     pub still: bool,
+    /// Send everything while it runs, then have it stand still ([`Watch::hold`]) and send what has
+    /// changed.
+    pub live: bool,
     /// Compare content also where page tables prove it.
     pub verify: bool,
     /// The session.
@@ -191,6 +196,11 @@ pub trait Watch: Sync {
     /// So many more pages have gone.
     fn pages(&self, _pages: u64) {}
 
+    /// Of memory that is sent while it runs: it is to stand still from now on.
+    fn hold(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// All has been read: did it stand still until now? What is said against it ends the attempt.
     fn stood_still(&self) -> Result<(), String> {
         Ok(())
@@ -272,6 +282,7 @@ fn header(vms: &[SendVm<'_>], options: &Options, answers: bool) -> Header {
     let mut need = |bit: u64, needed: bool| required |= if needed { bit } else { 0 };
     need(feature::ANSWERS, answers);
     need(feature::FOREIGN, vms.iter().any(|vm| vm.foreign));
+    need(feature::ROUNDS, options.live);
     need(feature::TEMPLATES, !options.templates.is_empty());
     need(feature::EXEC, options.chain.names.iter().any(|name| matches!(name, Name::Exec(_))));
     Header::new(Direction::Stream, required, options.session, &options.hashing)
@@ -425,12 +436,16 @@ impl Attempt<'_> {
         let packings = packings(&options.chain);
         let has_template = options.chain.has(&Name::Template);
         let prefixes = if has_template { options.templates.as_slice() } else { &[] };
-        let packer = Packer::new(&options.codecs, &packings, prefixes, link, keep);
+        let remembers = options.live && options.chain.has(&Name::Xor);
+        let earlier = remembers.then(|| Earlier::new(options.remember));
+        let packer = Packer::new(&options.codecs, &packings, prefixes, link, keep, earlier);
         std::thread::scope(|scope| {
             let (to_packer, from_reader) = sync_channel::<Item>(QUEUE);
             let (to_writer, from_packer) = sync_channel::<Item>(QUEUE);
             let (give_back, spare) = channel::<Vec<u8>>();
-            let reading = scope.spawn(move || read_all(reader, vms, &to_packer, &spare));
+            let watch = self.watch;
+            let reading =
+                scope.spawn(move || read_all(reader, vms, options, watch, &to_packer, &spare));
             let packing = scope.spawn(move || pack_all(packer, &from_reader, &to_writer));
             let written = self.write_all(&from_packer, &give_back);
             drop(from_packer); // who still packs or reads stops at the closed queue
@@ -467,6 +482,7 @@ impl Attempt<'_> {
                     }
                     self.watch.pages(pages);
                 }
+                Item::LastRound => self.writer.record(&Record::Round(1))?,
                 Item::Done(vm) => {
                     let digest = vm.digest.to_bytes();
                     self.writer.record(&Record::End { vm: vm.vm, digest })?;
@@ -507,12 +523,16 @@ impl Attempt<'_> {
 
 enum Item {
     Parcel(Parcel),
+    /// From here on comes what has changed.
+    LastRound,
     Done(VmDone),
 }
 
 fn read_all(
     mut reader: Reader<'_>,
     vms: &[SendVm<'_>],
+    options: &Options,
+    watch: &dyn Watch,
     to: &SyncSender<Item>,
     spare: &Receiver<Vec<u8>>,
 ) -> Result<Vec<Account>, SendError> {
@@ -521,13 +541,21 @@ fn read_all(
             reader.learn_foreign(number)?;
         }
     }
-    for (number, vm) in (0u32..).zip(vms) {
-        if vm.foreign {
-            continue;
+    let mut sent: Vec<Option<SentHashes>> =
+        vms.iter().map(|vm| options.live.then(|| SentHashes::new(vm.pages()))).collect();
+    let own = || (0u32..).zip(vms).filter(|(_, vm)| !vm.foreign).map(|(number, _)| number);
+    let send = |parcel| to.send(Item::Parcel(parcel)).is_ok();
+    let buffer = || spare.try_recv().ok();
+    if options.live {
+        for vm in own() {
+            reader.read(vm, &mut sent[vm as usize], send, buffer)?;
         }
-        let send = |parcel| to.send(Item::Parcel(parcel)).is_ok();
-        let spare = || spare.try_recv().ok();
-        let done = reader.read(number, send, spare)?;
+        watch.hold().map_err(SendError::Source)?;
+        to.send(Item::LastRound).map_err(|_| SendError::Stopped)?;
+        reader.last_round(filters(vms, options));
+    }
+    for vm in own() {
+        let done = reader.read(vm, &mut sent[vm as usize], send, buffer)?;
         to.send(Item::Done(done)).map_err(|_| SendError::Stopped)?;
     }
     Ok(reader.accounts())
@@ -539,8 +567,10 @@ fn pack_all(
     to: &SyncSender<Item>,
 ) -> Result<Vec<Account>, SendError> {
     for mut item in from {
-        if let Item::Parcel(parcel) = &mut item {
-            packer.pack(parcel)?;
+        match &mut item {
+            Item::Parcel(parcel) => packer.pack(parcel)?,
+            Item::LastRound => packer.last_round(),
+            Item::Done(_) => {}
         }
         to.send(item).map_err(|_| SendError::Stopped)?;
     }

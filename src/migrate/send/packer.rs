@@ -10,6 +10,7 @@ use crate::migrate::templates::KnownTemplate;
 use crate::wire::limits::MAX_PACKED_PAGES;
 use crate::wire::pages::{Base, Op, Packing, PageOp};
 use rayon::prelude::*;
+use std::collections::HashMap;
 use std::time::Instant;
 
 /// Pages packed together with pages of a template: more would be beyond the reach of the fast
@@ -28,7 +29,54 @@ pub(super) struct Packer<'a> {
     link: &'a Link,
     /// Take the first codec, whatever it costs.
     always: bool,
+    /// What was sent, for differences to it in the last round.
+    earlier: Option<Earlier>,
+    xor: Meter,
     seen: u64,
+}
+
+/// Pages as they were sent, as many as memory was given for: a page takes the place of another that
+/// falls on the same one.
+#[derive(Debug)]
+pub(super) struct Earlier {
+    slots: Vec<Option<Box<Remembered>>>,
+    is_last: bool,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    vm: u32,
+    page: u64,
+    content: Vec<u8>,
+}
+
+impl Earlier {
+    /// In `bytes` bytes.
+    pub(super) fn new(bytes: u64) -> Self {
+        let slots = usize::try_from(bytes / PAGE as u64).unwrap_or(0).max(1);
+        Self { slots: (0..slots).map(|_| None).collect(), is_last: false }
+    }
+
+    fn slot(&self, vm: u32, page: u64) -> usize {
+        let spread = (page ^ u64::from(vm) << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+        usize::try_from(spread % self.slots.len() as u64).unwrap_or(0)
+    }
+
+    fn keep(&mut self, vm: u32, page: u64, content: &[u8]) {
+        let slot = self.slot(vm, page);
+        match &mut self.slots[slot] {
+            Some(old) => {
+                (old.vm, old.page) = (vm, page);
+                old.content.copy_from_slice(content);
+            }
+            empty => *empty = Some(Box::new(Remembered { vm, page, content: content.to_vec() })),
+        }
+    }
+
+    fn get(&self, vm: u32, page: u64) -> Option<&[u8]> {
+        let kept = self.slots[self.slot(vm, page)].as_ref()?;
+        ((kept.vm, kept.page) == (vm, page)).then_some(kept.content.as_slice())
+    }
 }
 
 /// Pages that are packed together: their positions in the parcel.
@@ -46,20 +94,24 @@ impl<'a> Packer<'a> {
         templates: &'a [KnownTemplate],
         link: &'a Link,
         always: bool,
+        earlier: Option<Earlier>,
     ) -> Self {
+        let xor = Meter::new("xor", true);
         let names: Vec<_> = names.iter().map(|&p| (p, Meter::new(p.name(), false))).collect();
         let samples = vec![None; names.len()];
-        Self { codecs, names, samples, templates, link, always, seen: 0 }
+        Self { codecs, names, samples, templates, link, always, earlier, xor, seen: 0 }
     }
 
     /// What they did.
     pub(super) fn accounts(self) -> Vec<Account> {
-        self.names.into_iter().map(|(_, meter)| meter.account).collect()
+        let xor = self.earlier.is_some().then_some(self.xor.account);
+        xor.into_iter().chain(self.names.into_iter().map(|(_, meter)| meter.account)).collect()
     }
 
     /// Packs a parcel, if that pays.
     pub(super) fn pack(&mut self, parcel: &mut Parcel) -> Result<(), SendError> {
-        let bytes: usize = parcel.pieces().iter().map(|piece| piece.len()).sum();
+        self.difference(parcel)?;
+        let bytes: usize = parcel.open_bytes();
         if self.names.is_empty() || bytes == 0 {
             return Ok(());
         }
@@ -99,6 +151,48 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
+    /// From now on pages come again: what was sent of them is what the far end has.
+    pub(super) fn last_round(&mut self) {
+        self.earlier.iter_mut().for_each(|earlier| earlier.is_last = true);
+    }
+
+    /// Remembers what is sent, or sends the difference to what is remembered.
+    fn difference(&mut self, parcel: &mut Parcel) -> Result<(), SendError> {
+        let Some(earlier) = &mut self.earlier else { return Ok(()) };
+        if !earlier.is_last {
+            for at in parcel.positions() {
+                let content = &parcel.content[at * PAGE..(at + 1) * PAGE];
+                earlier.keep(parcel.vm, parcel.first + at as u64, content);
+            }
+            return Ok(());
+        }
+        let Some(codec) = self.codecs.get(Packing::Xor) else { return Ok(()) };
+        let start = Instant::now();
+        let (mut groups, mut packed, mut saved) = (Vec::new(), Vec::new(), 0);
+        let positions = parcel.positions();
+        for &at in &positions {
+            let page = &parcel.content[at * PAGE..(at + 1) * PAGE];
+            let before = earlier.get(parcel.vm, parcel.first + at as u64);
+            let mut out = Vec::new();
+            let smaller = match before {
+                Some(before) => {
+                    codec.pack(page, Some(before), &mut out).map_err(SendError::Codec)?
+                }
+                None => false,
+            };
+            // what is not half as long is better left to a codec
+            let out = (smaller && out.len() < PAGE / 2).then_some(out);
+            saved += out.as_ref().map_or(0, |out| PAGE - out.len());
+            groups.push(Group { pages: vec![at], base: Some(Base::Earlier) });
+            packed.push(out);
+        }
+        let done = packed.iter().filter(|out| out.is_some()).count() as u64;
+        rebuild(parcel, Packing::Xor, &groups, packed.into_iter());
+        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.xor.add(positions.len() as u64, done, saved as u64, nanos);
+        Ok(())
+    }
+
     /// The codec for the next parcel. Each is tried once, then the best for the link is taken, if
     /// one is faster than none; now and then all are tried again, since content and link change.
     fn choose(&mut self) -> Option<usize> {
@@ -121,12 +215,7 @@ impl<'a> Packer<'a> {
 
     fn groups(&self, parcel: &Parcel, packing: Packing) -> Vec<Group> {
         let mut groups = Vec::new();
-        let mut positions: Vec<usize> = Vec::new();
-        for piece in &parcel.payload {
-            if let Piece::Pages(at, pages) = piece {
-                positions.extend(*at..at + pages);
-            }
-        }
+        let positions = parcel.positions();
         let prefixed = self.templates.first().filter(|_| packing == Packing::Zstd);
         if let Some(template) = prefixed {
             // a prefix is the pages of the same numbers: neighbours only
@@ -174,54 +263,52 @@ fn pack_group(
     Ok(codec.pack(pages, prefix, &mut out)?.then_some(out))
 }
 
-/// The parcel with its groups packed.
+/// The parcel with its groups packed. What was packed before stays as it is.
 fn rebuild(
     parcel: &mut Parcel,
     with: Packing,
     groups: &[Group],
     packed: impl Iterator<Item = Option<Vec<u8>>>,
 ) {
-    // what becomes of each page that goes as bytes: the group it is in, if that was packed
-    let mut fate = vec![None; usize::try_from(parcel.pages()).unwrap_or(0)];
-    let mut payload = Vec::new();
-    let mut lengths = Vec::new();
-    for (index, (group, out)) in groups.iter().zip(packed).enumerate() {
-        lengths.push(out.as_ref().map(Vec::len));
-        match out {
-            Some(bytes) => {
-                group.pages.iter().for_each(|&at| fate[at] = Some(index));
-                payload.push(Piece::Packed(bytes));
-            }
-            None => payload.extend(
-                group.pages.chunk_by(|a, b| a + 1 == *b).map(|run| Piece::Pages(run[0], run.len())),
-            ),
+    // of each page that goes as bytes: the group that it is in, if that was packed
+    let mut fate: HashMap<usize, usize> = HashMap::new();
+    let mut outs: Vec<Option<Vec<u8>>> = packed.collect();
+    for (index, (group, out)) in groups.iter().zip(&outs).enumerate() {
+        if out.is_some() {
+            fate.extend(group.pages.iter().map(|&at| (at, index)));
         }
     }
-    let mut ops: Vec<PageOp> = Vec::new();
+    let (mut ops, mut payload): (Vec<PageOp>, Vec<Piece>) = (Vec::new(), Vec::new());
+    let mut before = std::mem::take(&mut parcel.payload).into_iter().filter(Piece::is_packed);
     let (mut at, mut begun) = (0usize, None);
-    for op in &parcel.ops {
+    for op in std::mem::take(&mut parcel.ops) {
         let pages = usize::try_from(op.pages).unwrap_or(0);
         if op.op != Op::Bytes {
-            ops.push(*op);
+            if matches!(op.op, Op::Packed { .. }) {
+                payload.extend(before.next());
+            }
+            ops.push(op);
             at += pages;
             continue;
         }
-        for run in (at..at + pages).collect::<Vec<_>>().chunk_by(|&a, &b| fate[a] == fate[b]) {
-            let pages = run.len() as u64;
-            let op = match fate[run[0]] {
-                None => Op::Bytes,
-                Some(group) if begun == Some(group) => Op::More,
-                Some(group) => {
+        let run: Vec<usize> = (at..at + pages).collect();
+        for run in run.chunk_by(|a, b| fate.get(a) == fate.get(b)) {
+            let op = match fate.get(&run[0]) {
+                None => {
+                    payload.push(Piece::Pages(run[0], run.len()));
+                    Op::Bytes
+                }
+                Some(&group) if begun == Some(group) => Op::More,
+                Some(&group) => {
                     begun = Some(group);
-                    Op::Packed {
-                        chunk: groups[group].pages.len() as u64,
-                        with,
-                        length: lengths[group].and_then(|l| u32::try_from(l).ok()).unwrap_or(0),
-                        base: groups[group].base,
-                    }
+                    let bytes = outs[group].take().unwrap_or_default();
+                    let length = u32::try_from(bytes.len()).unwrap_or(0);
+                    payload.push(Piece::Packed(bytes));
+                    let Group { pages, base } = &groups[group];
+                    Op::Packed { chunk: pages.len() as u64, with, length, base: *base }
                 }
             };
-            ops.push(PageOp { pages, op });
+            ops.push(PageOp { pages: run.len() as u64, op });
         }
         at += pages;
     }

@@ -27,13 +27,19 @@ pub(super) enum Piece {
     Packed(Vec<u8>),
 }
 
+impl Piece {
+    pub(super) const fn is_packed(&self) -> bool {
+        matches!(self, Self::Packed(_))
+    }
+}
+
 impl Parcel {
     /// Of a batch that every filter has seen; takes its content.
     pub(super) fn of(batch: &mut Batch) -> Self {
         let mut ops = Vec::new();
         let mut payload = Vec::new();
         for at in 0..batch.len() {
-            let op = op_of(batch.settled[at]);
+            let Some(op) = op_of(batch.settled[at]) else { break };
             let page = batch.first + at as u64;
             if op == Op::Bytes {
                 push_page(&mut payload, at);
@@ -44,9 +50,40 @@ impl Parcel {
         Self { vm: batch.vm, first: batch.first, ops, content, payload }
     }
 
+    /// The stretches of a batch of a later round that the far end does not have as they are.
+    pub(super) fn changed(batch: &mut Batch) -> Vec<Self> {
+        let is_same = |at: &usize| batch.settled[*at] == Some(Settled::Unchanged);
+        let changed: Vec<usize> = (0..batch.len()).filter(|at| !is_same(at)).collect();
+        let mut parcels = Vec::new();
+        for run in changed.chunk_by(|a, b| a + 1 == *b) {
+            let (from, to) = (run[0], run[0] + run.len());
+            let mut part =
+                Batch { vm: batch.vm, first: batch.first + from as u64, ..Batch::default() };
+            part.settled = batch.settled[from..to].to_vec();
+            part.facts = batch.facts[from..to].to_vec();
+            part.content = batch.content[from * PAGE..to * PAGE].to_vec();
+            parcels.push(Self::of(&mut part));
+        }
+        parcels
+    }
+
     /// How many pages.
     pub(super) fn pages(&self) -> u64 {
         self.ops.iter().map(|op| op.pages).sum()
+    }
+
+    /// Positions of the pages that go as bytes and are not packed.
+    pub(super) fn positions(&self) -> Vec<usize> {
+        let pages = |piece: &Piece| match piece {
+            Piece::Pages(at, pages) => *at..at + pages,
+            Piece::Packed(_) => 0..0,
+        };
+        self.payload.iter().flat_map(pages).collect()
+    }
+
+    /// Bytes that are not packed.
+    pub(super) fn open_bytes(&self) -> usize {
+        self.positions().len() * PAGE
     }
 
     /// The bytes of the payload, in pieces.
@@ -83,14 +120,16 @@ impl Parcel {
     }
 }
 
-const fn op_of(settled: Option<Settled>) -> Op {
-    match settled {
+/// `None` for what needs no operation.
+const fn op_of(settled: Option<Settled>) -> Option<Op> {
+    Some(match settled {
         None => Op::Bytes,
         Some(Settled::Zero) => Op::Zero,
         Some(Settled::Unused) => Op::Unused,
         Some(Settled::Same { vm, page }) => Op::Same { vm, page },
         Some(Settled::Template { template, page }) => Op::Template { template, page },
-    }
+        Some(Settled::Unchanged) => return None,
+    })
 }
 
 /// Adds one page to operations.
