@@ -3,26 +3,27 @@
 //! Three threads with bounded queues between them: one reads facts and content and asks the
 //! filters, one packs, one writes. The buffers go round, so that memory does not grow with the VM.
 
+mod error;
 mod link;
 mod packer;
 mod parcel;
 mod reader;
 mod writer;
 
+pub use error::SendError;
 pub use link::Link;
 
 use crate::base::digest::{Hashing, MemoryDigest};
 use crate::filter::bill::Account;
 use crate::filter::chain::{Chain, Name};
-use crate::filter::codec::CodecError;
 use crate::filter::{Filter, same::Same, shared::Shared, template::Template, zero};
 use crate::migrate::codecs::Codecs;
 use crate::migrate::seal::Seal;
 use crate::migrate::templates::KnownTemplate;
-use crate::migrate::transaction::{OutOfTurn, Sender, SenderEvent};
+use crate::migrate::transaction::{Sender, SenderEvent};
 use crate::source::feed::Feed;
 use crate::transport::{Channel, Source};
-use crate::wire::answer::{Answer, Refusal};
+use crate::wire::answer::Answer;
 use crate::wire::decode::{Decoder, Taken};
 use crate::wire::header::{Direction, Header, Session, feature};
 use crate::wire::pages::Packing;
@@ -86,74 +87,6 @@ pub struct Options {
     /// Take frames for proof of content. Only to show in a test what the proof is for.
     #[doc(hidden)]
     pub unproven: bool,
-}
-
-/// Why nothing was sent, or not all.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SendError {
-    /// A VM's memory cannot be read.
-    #[error("VM {name}: page {page} or one after it cannot be read")]
-    Read {
-        /// The VM.
-        name: String,
-        /// A page.
-        page: u64,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-    /// A VM is gone.
-    #[error(
-        "VM {name} has ended, or runs another program now: what was sent of it is worth nothing"
-    )]
-    Gone {
-        /// The VM.
-        name: String,
-    },
-    /// The source is not as it must be.
-    #[error("{0}")]
-    Source(String),
-    /// Packing failed.
-    #[error("pages cannot be packed")]
-    Codec(#[source] CodecError),
-    /// The transport takes no more.
-    #[error("the stream cannot be written")]
-    Write(#[source] io::Error),
-    /// The answers cannot be read.
-    #[error("the receiver's answer cannot be read")]
-    Answer(#[source] io::Error),
-    /// The answers are damaged, or none.
-    #[error("the receiver's answer makes no sense")]
-    BadAnswer(#[source] WireError),
-    /// The receiver does not keep to the protocol.
-    #[error(transparent)]
-    OutOfTurn(#[from] OutOfTurn),
-    /// The receiver refuses.
-    #[error("the receiver refuses: {why}")]
-    Refused {
-        /// Its kind of reason.
-        code: Refusal,
-        /// In its words.
-        why: String,
-    },
-    /// The receiver repeated another seal.
-    #[error("the receiver has something else than was sent")]
-    OtherSeal,
-    /// It was told to commit and did not answer.
-    #[error(
-        "the connection was lost after the receiver was told to commit session {session}: it may have the memory or not; ask it with --resolve {session}"
-    )]
-    Unknown {
-        /// The session.
-        session: Session,
-    },
-    /// A template was written to.
-    #[error("template {0} was written to meanwhile: a template must not change")]
-    TemplateChanged(std::path::PathBuf),
-    /// Another thread has failed; its error is the one to tell.
-    #[error("the sender has stopped")]
-    Stopped,
 }
 
 /// A VM that was read.

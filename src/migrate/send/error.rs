@@ -1,0 +1,76 @@
+//! Why nothing was sent, or not all.
+
+use crate::filter::codec::CodecError;
+use crate::migrate::transaction::OutOfTurn;
+use crate::wire::WireError;
+use crate::wire::answer::Refusal;
+use crate::wire::header::Session;
+use std::io;
+
+/// Why nothing was sent, or not all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// A VM's memory cannot be read.
+    #[error("VM {name}: page {page} or one after it cannot be read")]
+    Read {
+        /// The VM.
+        name: String,
+        /// A page.
+        page: u64,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A VM is gone.
+    #[error(
+        "VM {name} has ended, or runs another program now: what was sent of it is worth nothing"
+    )]
+    Gone {
+        /// The VM.
+        name: String,
+    },
+    /// The source is not as it must be.
+    #[error("{0}")]
+    Source(String),
+    /// Packing failed.
+    #[error("pages cannot be packed")]
+    Codec(#[source] CodecError),
+    /// The transport takes no more.
+    #[error("the stream cannot be written")]
+    Write(#[source] io::Error),
+    /// The answers cannot be read.
+    #[error("the receiver's answer cannot be read")]
+    Answer(#[source] io::Error),
+    /// The answers are damaged, or none.
+    #[error("the receiver's answer makes no sense")]
+    BadAnswer(#[source] WireError),
+    /// The receiver does not keep to the protocol.
+    #[error(transparent)]
+    OutOfTurn(#[from] OutOfTurn),
+    /// The receiver refuses.
+    #[error("the receiver refuses: {why}")]
+    Refused {
+        /// Its kind of reason.
+        code: Refusal,
+        /// In its words.
+        why: String,
+    },
+    /// The receiver repeated another seal.
+    #[error("the receiver has something else than was sent")]
+    OtherSeal,
+    /// It was told to commit and did not answer.
+    #[error(
+        "the connection was lost after the receiver was told to commit session {session}: it may have the memory or not; ask it with --resolve {session}"
+    )]
+    Unknown {
+        /// The session.
+        session: Session,
+    },
+    /// A template was written to.
+    #[error("template {0} was written to meanwhile: a template must not change")]
+    TemplateChanged(std::path::PathBuf),
+    /// Another thread has failed; its error is the one to tell.
+    #[error("the sender has stopped")]
+    Stopped,
+}
