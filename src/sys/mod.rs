@@ -24,6 +24,7 @@ pub mod numa;
 pub mod pagemap;
 pub mod pidfd;
 pub mod process;
+pub mod readers;
 pub mod reflink;
 pub mod sandbox;
 pub mod scan;

@@ -60,6 +60,11 @@ pub trait Drain: Write + Send {
     fn raw(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    /// How long a peer may take nothing.
+    fn stall_limit(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What holds for every address.
@@ -269,6 +274,47 @@ impl Listener {
     }
 }
 
+/// Buffers that are lent to a pipe's reader instead of copied ([`crate::sys::splice`]).
+#[derive(Debug, Default)]
+pub struct Lending(crate::sys::splice::Lender);
+
+impl Lending {
+    /// For a drain that is a pipe which `mig-recv` alone reads: it copies what it reads, so that a
+    /// buffer is ours again when it has left the pipe.
+    pub fn to(drain: &dyn Drain) -> Option<Self> {
+        let pipe = drain.raw()?;
+        let lend = crate::sys::readers::all_run(&pipe, "mig-recv");
+        lend.then(|| Self(crate::sys::splice::Lender::new(drain.stall_limit())))
+    }
+
+    /// Lends parts of a buffer, in order.
+    ///
+    /// # Errors
+    /// As a write.
+    pub fn send(
+        &mut self,
+        drain: &dyn Drain,
+        buffer: Vec<u8>,
+        parts: &[std::ops::Range<usize>],
+    ) -> io::Result<()> {
+        let pipe = drain.raw().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+        self.0.send(&pipe, buffer, parts)
+    }
+
+    /// Tells of bytes that were written in another way.
+    pub const fn wrote(&mut self, bytes: usize) {
+        self.0.wrote(bytes);
+    }
+
+    /// A buffer that the reader has had.
+    ///
+    /// # Errors
+    /// What the kernel says of the pipe.
+    pub fn back(&mut self, drain: &dyn Drain) -> io::Result<Option<Vec<u8>>> {
+        drain.raw().map_or(Ok(None), |pipe| self.0.back(&pipe))
+    }
+}
+
 /// Writes all of `slices`, in as few system calls as the medium takes. They are used up.
 ///
 /// # Errors
@@ -289,6 +335,10 @@ pub fn write_all_vectored(to: &mut dyn Drain, mut slices: &mut [IoSlice<'_>]) ->
 impl<D: Drain + ?Sized> Drain for Box<D> {
     fn raw(&self) -> Option<BorrowedFd<'_>> {
         (**self).raw()
+    }
+
+    fn stall_limit(&self) -> Option<Duration> {
+        (**self).stall_limit()
     }
 }
 

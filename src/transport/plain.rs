@@ -229,6 +229,10 @@ impl Drain for Plain {
     fn raw(&self) -> Option<BorrowedFd<'_>> {
         Some(self.file.as_fd())
     }
+
+    fn stall_limit(&self) -> Option<Duration> {
+        self.stall
+    }
 }
 
 /// The end of a descriptor that is nothing more: sockets part, files go to the disk.

@@ -284,6 +284,7 @@ impl Attempt<'_> {
         self.writer.record(&Record::Begin)?;
         self.writer.flush()?;
         self.expect(SenderEvent::Welcomed, |answer| matches!(answer, Answer::Welcome))?;
+        self.writer.lend();
         let (done, accounts) = self.stream(link)?;
         self.watch.stood_still().map_err(SendError::Source)?;
         for (number, shape) in shapes.iter().enumerate() {
@@ -410,7 +411,8 @@ impl Attempt<'_> {
             match item {
                 Item::Parcel(parcel) => {
                     let pages = parcel.pages();
-                    if let Some(buffer) = self.writer.parcel(parcel)? {
+                    let buffer = self.writer.parcel(parcel)?;
+                    for buffer in buffer.into_iter().chain(self.writer.back()) {
                         let _ = give_back.send(buffer);
                     }
                     self.watch.pages(pages);

@@ -2,6 +2,7 @@
 
 use crate::filter::{Batch, PAGE, Settled};
 use crate::wire::pages::{Op, PageOp};
+use std::ops::Range;
 
 /// Pages on their way out.
 #[derive(Debug, Default)]
@@ -84,6 +85,15 @@ impl Parcel {
     /// Bytes that are not packed.
     pub(super) fn open_bytes(&self) -> usize {
         self.positions().len() * PAGE
+    }
+
+    /// Where the pages of the payload lie in the content.
+    pub(super) fn parts(&self) -> Vec<Range<usize>> {
+        let part = |piece: &Piece| match piece {
+            Piece::Pages(at, pages) => Some(at * PAGE..(at + pages) * PAGE),
+            Piece::Packed(_) => None,
+        };
+        self.payload.iter().filter_map(part).collect()
     }
 
     /// The bytes of the payload, in pieces.

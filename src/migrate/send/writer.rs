@@ -1,8 +1,8 @@
 //! The last thread of a sender: frames, and how fast the link takes them.
 
 use super::{Link, SendError};
-use crate::migrate::send::parcel::Parcel;
-use crate::transport::{Drain, write_all_vectored};
+use crate::migrate::send::parcel::{Parcel, Piece};
+use crate::transport::{Drain, Lending, write_all_vectored};
 use crate::wire::limits::MAX_OPS;
 use crate::wire::{Encoder, Record};
 use std::io::IoSlice;
@@ -15,6 +15,8 @@ pub(super) struct Writer<'a> {
     link: &'a Link,
     /// Parcels without payload that are being joined.
     pending: Option<Parcel>,
+    /// Pages are lent to the reader of a pipe, where that is safe.
+    lending: Option<Lending>,
     bytes: u64,
 }
 
@@ -24,7 +26,17 @@ impl<'a> Writer<'a> {
         encoder: Encoder,
         link: &'a Link,
     ) -> Self {
-        Self { out, encoder, link, pending: None, bytes: 0 }
+        Self { out, encoder, link, pending: None, lending: None, bytes: 0 }
+    }
+
+    /// Asks whether pages can be lent instead of copied.
+    pub(super) fn lend(&mut self) {
+        self.lending = Lending::to(self.out);
+    }
+
+    /// A buffer that was lent and has come back.
+    pub(super) fn back(&mut self) -> Option<Vec<u8>> {
+        self.lending.as_mut()?.back(self.out).ok().flatten()
     }
 
     /// Bytes written.
@@ -63,8 +75,27 @@ impl<'a> Writer<'a> {
             self.pending = Some(parcel);
             return Ok(None);
         }
+        if self.lending.is_some() && !parcel.payload.iter().any(Piece::is_packed) {
+            self.lent_pages(parcel)?;
+            return Ok(None);
+        }
         self.pages(&parcel)?;
         Ok(Some(parcel.content))
+    }
+
+    fn lent_pages(&mut self, parcel: Parcel) -> Result<(), SendError> {
+        let payload = parcel.pieces();
+        let frame = self.encoder.pages(parcel.vm, parcel.first, &parcel.ops, &payload);
+        let parts = parcel.parts();
+        self.write(&[&frame.head])?;
+        let start = Instant::now();
+        let bytes = parts.iter().map(ExactSizeIterator::len).sum();
+        if let Some(lending) = &mut self.lending {
+            lending.send(self.out, parcel.content, &parts).map_err(SendError::Write)?;
+        }
+        self.link.took(bytes, start.elapsed());
+        self.bytes += bytes as u64;
+        self.write(&[&frame.tail])
     }
 
     fn settle(&mut self) -> Result<(), SendError> {
@@ -93,6 +124,7 @@ impl<'a> Writer<'a> {
         }
         self.link.took(bytes, start.elapsed());
         self.bytes += bytes as u64;
+        self.lending.iter_mut().for_each(|lending| lending.wrote(bytes));
         Ok(())
     }
 }

@@ -1,0 +1,77 @@
+//! Who reads a pipe.
+
+use nix::sys::stat::{SFlag, fstat};
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// Is every process that can read this pipe one that runs the program `name`, and is there one?
+///
+/// It looks through the descriptors of all processes, which root alone can do; for anybody else the
+/// answer is no. A process that gets the reading end later is not seen: the answer is for a pipe of
+/// a pipeline, whose ends the shell has given out and closed.
+pub fn all_run(pipe: &impl AsFd, name: &str) -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        return false;
+    }
+    let Ok(meta) = fstat(pipe) else { return false };
+    if SFlag::from_bits_truncate(meta.st_mode) & SFlag::S_IFMT != SFlag::S_IFIFO {
+        return false;
+    }
+    let wanted = format!("pipe:[{}]", meta.st_ino);
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut found = false;
+    for process in processes.map(|entry| entry.path()).filter(|path| is_process(path)) {
+        if !reads(&process, &wanted) {
+            continue;
+        }
+        let program = fs::read_link(process.join("exe")).unwrap_or_default();
+        if program.file_name().is_none_or(|program| program != name) {
+            return false;
+        }
+        found = true;
+    }
+    found
+}
+
+fn is_process(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<i32>().is_ok())
+}
+
+/// Has the process a descriptor that reads it?
+fn reads(process: &Path, pipe: &str) -> bool {
+    let all = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    all.filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == pipe)).any(
+        |entry| {
+            let info = fs::read_to_string(process.join("fdinfo").join(entry.file_name()));
+            let info = info.unwrap_or_default();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+            let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+            // a descriptor that closed meanwhile counts as a reader: it is the careful answer
+            flags.is_none_or(|flags| flags & libc::O_ACCMODE != libc::O_WRONLY)
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn the_readers_of_a_pipe_are_known_by_their_program() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let mut cat =
+            Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let pipe = cat.stdin.take().unwrap();
+        while !all_run(&pipe, "cat") {
+            std::thread::yield_now(); // until it has become cat
+        }
+        assert!(!all_run(&pipe, "mig-recv"));
+        assert!(!all_run(&fs::File::open("/dev/null").unwrap(), "cat"));
+        drop(pipe);
+        cat.wait().unwrap();
+    }
+}
