@@ -4,10 +4,10 @@
 use super::{Channel, Drain, End, Options, Source, TransportError};
 use crate::sys::fd::{Want, access, wait, widen_pipe, write_now};
 use crate::sys::socket;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -70,7 +70,7 @@ impl Plain {
         options: &Options,
     ) -> Result<Self, TransportError> {
         let cannot = |doing| move |e| TransportError::of(what, doing, e);
-        let file = File::from(fd.into());
+        let mut file = File::from(fd.into());
         let kind = file.metadata().map_err(cannot("look at it"))?.file_type();
         let medium = if kind.is_socket() {
             Medium::Socket
@@ -103,7 +103,12 @@ impl Plain {
                     socket::limit_waiting(file.as_fd(), limit).map_err(cannot("set its limits"))?;
                 }
             }
-            Medium::Pipe => widen_pipe(file.as_fd(), PIPE_BYTES),
+            Medium::Pipe => {
+                widen_pipe(file.as_fd(), PIPE_BYTES);
+                if let Some(own) = stall.and_then(|_| never_waiting(&file)) {
+                    file = own;
+                }
+            }
             Medium::File | Medium::Other => {}
         }
         let nonblocking = access(file.as_fd()).map_err(cannot("look at it"))?.nonblocking;
@@ -129,7 +134,7 @@ impl Plain {
     ) -> io::Result<usize> {
         // the kernel keeps the limit on a blocking socket; on all else we do
         let own_limit = self.medium == Medium::Pipe && self.stall.is_some();
-        if own_limit {
+        if own_limit && !self.nonblocking {
             self.wait(want)?;
         }
         loop {
@@ -204,7 +209,7 @@ impl Write for Plain {
     }
 
     fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
-        let limited = self.medium == Medium::Pipe && self.stall.is_some();
+        let limited = self.medium == Medium::Pipe && self.stall.is_some() && !self.nonblocking;
         self.insist(Want::Write, "write", || {
             if limited { self.write_some(from) } else { (&*self.file).write_vectored(from) }
         })
@@ -233,6 +238,16 @@ impl Drain for Plain {
     fn stall_limit(&self) -> Option<Duration> {
         self.stall
     }
+}
+
+/// The writing end of a pipe once more, opened so that a write never waits: then a write can be as
+/// large as the pipe, and a limit can be kept while it is full. The mode of the descriptor that we
+/// were given is not changed, since others may share it.
+fn never_waiting(pipe: &File) -> Option<File> {
+    let writes = access(pipe.as_fd()).is_ok_and(|access| access.write && !access.read);
+    let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+    let own = || OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    writes.then(own)?.ok()
 }
 
 /// The end of a descriptor that is nothing more: sockets part, files go to the disk.
