@@ -9,6 +9,7 @@ use crate::base::addr::PAGE_SHIFT;
 use crate::filter::{lz4::Lz4, xor::Xor, zstd::Zstd};
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 /// Bytes of a page, for lengths of slices.
 pub const PAGE: usize = 1 << PAGE_SHIFT;
@@ -58,6 +59,30 @@ pub trait Codec: Send + Sync + fmt::Debug {
         prefix: Option<&[u8]>,
         out: &mut [u8],
     ) -> Result<(), CodecError>;
+}
+
+impl<C: Codec + ?Sized> Codec for Arc<C> {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn pack(
+        &self,
+        pages: &[u8],
+        prefix: Option<&[u8]>,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, CodecError> {
+        (**self).pack(pages, prefix, out)
+    }
+
+    fn unpack(
+        &self,
+        packed: &[u8],
+        prefix: Option<&[u8]>,
+        out: &mut [u8],
+    ) -> Result<(), CodecError> {
+        (**self).unpack(packed, prefix, out)
+    }
 }
 
 /// Why a chunk was not packed or unpacked, or a codec not made.

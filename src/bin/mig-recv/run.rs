@@ -21,6 +21,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     let templates = cli.template.iter().map(|path| TemplateFile::open(path));
     let templates: Vec<TemplateFile> = templates.collect::<Result<_, _>>()?;
     let (store, writable) = store(cli, &templates)?;
-    let exec = exec(cli.filter.as_deref())?;
+    let filter = exec(cli.filter.as_deref())?;
+    let exec = filter.clone().map(|filter| Box::new(filter) as Box<dyn Codec>);
     // answers go to standard output where the stream comes from standard input
     let options = cli.transport.options(None, !cli.json);
     let listeners: Vec<Listener> =
@@ -68,6 +70,9 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     site.desk.expect(usize::from(cli.streams));
     let all = take(cli, &site, listeners);
     drop(site);
+    if let Some(filter) = filter.and_then(Arc::into_inner) {
+        filter.finish()?;
+    }
     report(cli, all)
 }
 
@@ -106,13 +111,13 @@ fn store(cli: &Cli, templates: &[TemplateFile]) -> Result<(Box<dyn Store>, Vec<F
     Ok((Box::new(Images::new(paths, files, cli.force)), folders))
 }
 
-fn exec(filter: Option<&str>) -> Result<Option<Box<dyn Codec>>> {
+fn exec(filter: Option<&str>) -> Result<Option<Arc<ExecCodec>>> {
     let Some(filter) = filter else { return Ok(None) };
     let command = filter.strip_prefix("exec:").filter(|command| !command.trim().is_empty());
     let command = command
         .ok_or_else(|| Misuse(format!("'{filter}' is no external filter: write exec:COMMAND")))?;
     let filter = ExecFilter::start(command, Direction::Unpack, ANSWER_TIMEOUT)?;
-    Ok(Some(Box::new(ExecCodec::new(filter))))
+    Ok(Some(Arc::new(ExecCodec::new(filter))))
 }
 
 /// Takes the streams: each listener has a thread, and so has each stream.

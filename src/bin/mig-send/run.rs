@@ -21,7 +21,7 @@ use pageherd::transport::filter_exec::{ANSWER_TIMEOUT, Direction, ExecCodec, Exe
 use pageherd::transport::{self, Channel, TransportError};
 use pageherd::wire::header::Session;
 use pageherd::wire::record::is_vm_name;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A VM that was found.
 struct Found {
@@ -65,7 +65,9 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     let templates = cli.template.iter().map(|path| TemplateFile::open(path));
     let templates: Vec<TemplateFile> = templates.collect::<Result<_, _>>()?;
     let templates = templates.into_iter().map(|t| t.know(&hashing)).collect::<Result<_, _>>()?;
-    let (codecs, filter) = codecs(cli)?;
+    let (level, filter) = codecs(cli)?;
+    let exec = filter.clone().map(|filter| Box::new(filter) as Box<dyn Codec>);
+    let codecs = Codecs::new(level, exec);
     let mut medium = transport::connect(&cli.to, &cli.transport.options(cli.rate, false))?;
     if cli.moves && !medium.two_way && !cli.one_way {
         let what = medium.what.clone();
@@ -178,22 +180,20 @@ fn trust(names: &[String], vms: &[Found]) -> Result<Vec<u32>> {
     Ok((0u32..).zip(vms).map(group).collect())
 }
 
-/// The codecs, and the external filter among them.
-fn codecs(cli: &Cli) -> Result<(Codecs, bool)> {
-    let (mut level, mut exec): (i32, Option<Box<dyn Codec>>) =
-        (pageherd::filter::chain::ZSTD_LEVEL, None);
+/// The level of zstd, and the external filter.
+fn codecs(cli: &Cli) -> Result<(i32, Option<Arc<ExecCodec>>)> {
+    let (mut level, mut exec) = (pageherd::filter::chain::ZSTD_LEVEL, None);
     for name in &cli.filters.names {
         match name {
             Name::Zstd(asked) => level = *asked,
             Name::Exec(command) => {
                 let filter = ExecFilter::start(command, Direction::Pack, ANSWER_TIMEOUT)?;
-                exec = Some(Box::new(ExecCodec::new(filter)));
+                exec = Some(Arc::new(ExecCodec::new(filter)));
             }
             _ => {}
         }
     }
-    let has = exec.is_some();
-    Ok((Codecs::new(level, exec), has))
+    Ok((level, exec))
 }
 
 /// Holds the processes still.
@@ -313,9 +313,12 @@ fn end_medium<T>(result: Result<T, SendError>, medium: Channel) -> Result<T> {
     }
 }
 
-/// An external filter has ended with its codecs; that it ended badly is an error.
-fn end_filter(_had: bool) -> Result<()> {
-    Ok(())
+/// An external filter that ends badly is an error, also when all its answers were right.
+fn end_filter(filter: Option<Arc<ExecCodec>>) -> Result<()> {
+    match filter.and_then(Arc::into_inner) {
+        Some(filter) => Ok(filter.finish()?),
+        None => Ok(()),
+    }
 }
 
 fn new_session() -> Result<Session> {
