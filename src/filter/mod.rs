@@ -111,6 +111,37 @@ impl Batch {
     }
 }
 
+/// Numbers all pages of all VMs of a stream, in 32 bits: tables of references are half as large by
+/// that. Pages beyond 16 TiB have no number and are not remembered.
+#[derive(Debug)]
+pub(crate) struct Numbering {
+    /// First number of each VM's pages, and the end.
+    starts: Vec<u64>,
+}
+
+impl Numbering {
+    /// For VMs of so many pages each.
+    pub(crate) fn new(pages: &[u64]) -> Self {
+        let mut starts = vec![0];
+        for pages in pages {
+            starts.push(starts[starts.len() - 1] + pages);
+        }
+        Self { starts }
+    }
+
+    /// The number of a page.
+    pub(crate) fn number(&self, vm: u32, page: u64) -> Option<u32> {
+        u32::try_from(self.starts.get(vm as usize)? + page).ok()
+    }
+
+    /// The page with a number.
+    pub(crate) fn page(&self, number: u32) -> (u32, u64) {
+        let number = u64::from(number);
+        let vm = self.starts.partition_point(|&start| start <= number).saturating_sub(1);
+        (u32::try_from(vm).unwrap_or(u32::MAX), number - self.starts[vm])
+    }
+}
+
 /// What a filter may look up.
 pub trait World {
     /// What is known of pages now; `false` where it cannot be told.

@@ -5,7 +5,7 @@
 //! That needs memory that stands still. Pages are only ever settled within one trust group: that
 //! two guests have a page in common is something that one could learn about the other (CVE-2015-2877).
 
-use super::{Batch, Filter, PAGE, Settled, World};
+use super::{Batch, Filter, Numbering, PAGE, Settled, World};
 use crate::base::digest::PageHash;
 use hashbrown::HashTable;
 
@@ -14,8 +14,7 @@ use hashbrown::HashTable;
 #[derive(Debug)]
 pub struct Same {
     sent: HashTable<(u32, u32)>,
-    /// First number of each VM's pages, and the end.
-    starts: Vec<u64>,
+    numbering: Numbering,
     /// Which trust group each VM is in.
     groups: Vec<u32>,
 }
@@ -23,11 +22,7 @@ pub struct Same {
 impl Same {
     /// For VMs of so many pages each, and the trust group of each: VMs with the same number share.
     pub fn new(pages: &[u64], groups: Vec<u32>) -> Self {
-        let mut starts = vec![0];
-        for pages in pages {
-            starts.push(starts[starts.len() - 1] + pages);
-        }
-        Self { sent: HashTable::new(), starts, groups }
+        Self { sent: HashTable::new(), numbering: Numbering::new(pages), groups }
     }
 
     fn group(&self, vm: u32) -> u32 {
@@ -39,12 +34,6 @@ impl Same {
         let whole = hash.0 ^ u64::from(self.group(vm)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let tag = u32::try_from(whole & u64::from(u32::MAX)).unwrap_or(0);
         (position(tag), tag)
-    }
-
-    fn owner(&self, number: u32) -> (u32, u64) {
-        let number = u64::from(number);
-        let vm = self.starts.partition_point(|&start| start <= number).saturating_sub(1);
-        (u32::try_from(vm).unwrap_or(u32::MAX), number - self.starts[vm])
     }
 }
 
@@ -69,7 +58,9 @@ impl Filter for Same {
             };
             let (position, tag) = self.key(batch.vm, hash);
             let found = self.sent.find(position, |&(known, _)| known == tag).copied();
-            let Some((vm, page)) = found.map(|(_, number)| self.owner(number)) else { continue };
+            let Some((vm, page)) = found.map(|(_, number)| self.numbering.page(number)) else {
+                continue;
+            };
             if self.group(vm) != self.group(batch.vm) {
                 continue; // two groups whose tags fell together
             }
@@ -83,11 +74,10 @@ impl Filter for Same {
     }
 
     fn learn(&mut self, batch: &Batch) {
-        let start = self.starts[batch.vm as usize] + batch.first;
         for at in batch.carried() {
             let Some(hash) = batch.hashes[at] else { continue };
-            // beyond 16 TiB of memory in one stream, pages are not remembered
-            let Ok(number) = u32::try_from(start + at as u64) else { return };
+            let page = batch.first + at as u64;
+            let Some(number) = self.numbering.number(batch.vm, page) else { return };
             let (position_now, tag) = self.key(batch.vm, hash);
             let entry = self.sent.entry(
                 position_now,
