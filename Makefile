@@ -7,8 +7,9 @@ CARGO_TARGET_DIR ?= target
 # rustup puts cargo where a non-login shell may not look.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
-COMMANDS := memscan
+COMMANDS := memscan mig-send mig-recv
 BINARIES := $(COMMANDS:%=$(CARGO_TARGET_DIR)/release/%)
+PAGES := $(wildcard man/*.[1-9])
 share := $(DESTDIR)$(PREFIX)/share
 bash_folder := $(share)/bash-completion/completions
 zsh_folder := $(share)/zsh/site-functions
@@ -23,7 +24,7 @@ help: ## this list
 build: ## the commands, in target/release
 	cargo build --release --bins
 
-demo: deps ## memory that is shared in every way, and what memscan says of it (root)
+demo: deps ## memory that is shared in every way: what memscan says of it, and a move (root)
 	@scripts/demo
 
 test: deps ## every test; those that need privilege too where this is root
@@ -36,21 +37,23 @@ lint: deps ## formatting, clippy, documentation, dependencies, generated files
 	@scripts/lint
 
 gen: ## make man/ and completions/ anew
-	cargo run --release --quiet --bin memscan -- generate man completions
+	for c in $(COMMANDS); do cargo run --release --quiet --bin $$c -- generate man completions || exit; done
 
 deps:
 	@scripts/install-deps
 
 # Built anew only where a source is newer, so that `sudo make install` after `make build` needs no
 # cargo of root's own.
-$(BINARIES): Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+$(BINARIES) &: Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 	cargo build --release --bins
 	@touch $(BINARIES)
 
 install: $(BINARIES) ## commands, manual and completions, to PREFIX (/usr/local) below DESTDIR
-	install -d $(DESTDIR)$(PREFIX)/bin $(share)/man/man1 $(bash_folder) $(zsh_folder) $(fish_folder)
+	install -d $(DESTDIR)$(PREFIX)/bin $(bash_folder) $(zsh_folder) $(fish_folder)
 	install -m 755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
-	install -m 644 man/*.1 $(share)/man/man1
+	for p in $(PAGES); do \
+	    install -D -m 644 $$p $(share)/man/man$${p##*.}/$${p##*/} || exit; \
+	done
 	for c in $(COMMANDS); do \
 	    install -m 644 completions/$$c.bash $(bash_folder)/$$c && \
 	    install -m 644 completions/_$$c $(zsh_folder)/_$$c && \
@@ -59,7 +62,7 @@ install: $(BINARIES) ## commands, manual and completions, to PREFIX (/usr/local)
 
 uninstall: ## what install has put there
 	rm -f $(COMMANDS:%=$(DESTDIR)$(PREFIX)/bin/%)
-	rm -f $(patsubst man/%,$(share)/man/man1/%,$(wildcard man/*.1))
+	for p in $(PAGES); do rm -f $(share)/man/man$${p##*.}/$${p##*/}; done
 	rm -f $(COMMANDS:%=$(bash_folder)/%) $(COMMANDS:%=$(zsh_folder)/_%) $(COMMANDS:%=$(fish_folder)/%.fish)
 
 clean: ## everything that was built

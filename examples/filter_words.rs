@@ -1,5 +1,5 @@
 //! An external filter: pages in, runs of equal 8-byte words out. It shows the protocol, version 1,
-//! and is used as `mig-send --filter 'exec:filter_words'`. Nothing but the standard library.
+//! and is used as `mig-send --filters exec:filter_words`. Nothing but the standard library.
 //!
 //! A packed chunk is `length of the pages (4 bytes)`, then for each run `words (2 bytes), word (8
 //! bytes)`, all with the lowest byte first.

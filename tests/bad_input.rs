@@ -124,7 +124,7 @@ fn a_command_line_without_sense_is_answered_with_what_to_write() {
         (&["watch", "--interval", "nan", "pid:1"], &["--interval NaN", "above 0"]),
         (&["watch", "--interval", "soon"], &["'soon'"]),
         (&["watch", "--count", "0"], &["--count", "0"]),
-        (&["generate"], &["<MAN>"]),
+        (&["generate"], &["<MAN>", "<COMPLETIONS>"]),
         (&["diff", folder, folder], &["is a directory", "memscan record"]),
     ] {
         refused(args, code::USAGE, parts);

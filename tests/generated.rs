@@ -1,4 +1,4 @@
-//! The manual and the completions in the repository are those that the command would write today.
+//! The manual and the completions in the repository are those that the commands would write today.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails where it stands
 
@@ -7,7 +7,8 @@ mod support;
 use pageherd::cli::Exit;
 use std::fs;
 use std::path::Path;
-use support::{memscan, root, run};
+use std::process::Output;
+use support::{COMMANDS, root, run, tool, words};
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
@@ -25,8 +26,19 @@ fn subcommands() -> Vec<String> {
     list.lines().map(first).filter(|name| name != "help").collect()
 }
 
+/// A page of section 1.
 fn page(name: &str) -> String {
-    fs::read_to_string(root().join("man").join(format!("{name}.1"))).unwrap()
+    page_in(name, 1)
+}
+
+fn page_in(name: &str, section: u8) -> String {
+    fs::read_to_string(root().join("man").join(format!("{name}.{section}"))).unwrap()
+}
+
+fn help(command: &str) -> String {
+    let out: Output = tool(command).arg("--help").output().unwrap();
+    assert!(out.status.success(), "{}", words(&out));
+    String::from_utf8(out.stdout).unwrap()
 }
 
 /// A section of a page, its heading left out.
@@ -46,33 +58,37 @@ fn roff(text: &str) -> String {
 fn manual_and_completions_are_up_to_date() {
     let dir = tempfile::tempdir().unwrap();
     let (man, completions) = (dir.path().join("man"), dir.path().join("completions"));
-    let out = memscan()
-        .args(["generate".as_ref(), man.as_os_str(), completions.as_os_str()])
-        .env("COLUMNS", "41") // as on a narrow terminal
-        .env("PAGEHERD_THREADS", "1")
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{}", support::words(&out));
+    for (name, _) in COMMANDS {
+        let out = tool(name)
+            .args(["generate".as_ref(), man.as_os_str(), completions.as_os_str()])
+            .env("COLUMNS", "41") // as on a narrow terminal
+            .env("PAGEHERD_THREADS", "1")
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{name}: {}", words(&out));
+    }
     for (fresh, kept) in [(&man, root().join("man")), (&completions, root().join("completions"))] {
         assert_eq!(names(fresh), names(&kept), "in {}", kept.display());
         for name in names(fresh) {
             let same = fs::read(fresh.join(&name)).unwrap() == fs::read(kept.join(&name)).unwrap();
-            assert!(same, "{name} is stale: run 'memscan generate man completions'");
+            assert!(same, "{name} is stale: run 'make gen'");
         }
     }
 }
 
 #[test]
-fn every_subcommand_has_a_page_that_teaches() {
+fn every_command_and_subcommand_has_a_page_that_teaches() {
     let all = subcommands();
     assert_eq!(all.len(), 9, "{all:?}");
-    for name in all.iter().map(|sub| format!("memscan-{sub}")).chain(["memscan".to_owned()]) {
+    let commands = COMMANDS.iter().map(|(name, _)| (*name).to_owned());
+    for name in all.iter().map(|sub| format!("memscan-{sub}")).chain(commands) {
         let page = page(&name);
         assert!(page.starts_with(&format!(".TH {} 1 ", name.to_uppercase())), "{name}");
         for title in ["NAME", "SYNOPSIS", "OPTIONS", "SEE ALSO"] {
             assert!(section(&page, title).len() > 10, "{name}: {title}");
         }
-        assert!(section(&page, "EXAMPLES").contains("memscan"), "{name}");
+        let own = roff(if name.starts_with("memscan") { "memscan" } else { &name });
+        assert!(section(&page, "EXAMPLES").contains(&own), "{name}");
         let described = section(&page, "DESCRIPTION").split_whitespace().count();
         assert!(described >= 10, "{name} is described in {described} words");
         let status = section(&page, "EXIT STATUS");
@@ -80,10 +96,7 @@ fn every_subcommand_has_a_page_that_teaches() {
             let code = format!(".TP\n\\fB{}\\fR\n", exit as u8);
             assert!(status.contains(&code) && status.contains(&roff(meaning)), "{name}: {exit:?}");
         }
-        for link in section(&page, "SEE ALSO").lines().filter(|l| l.contains("memscan")) {
-            let other = link.split_whitespace().nth(1).unwrap().replace("\\-", "-");
-            assert!(root().join("man").join(format!("{other}.1")).exists(), "{name}: {link}");
-        }
+        links_lead_somewhere(&name, &page);
     }
     let main = page("memscan");
     for (title, word) in [
@@ -94,6 +107,102 @@ fn every_subcommand_has_a_page_that_teaches() {
         ("COMMANDS", "memscan\\-what\\-if"),
     ] {
         assert!(section(&main, title).contains(word), "{title}: {word}");
+    }
+}
+
+/// The pages of ours that a page says to see are there.
+fn links_lead_somewhere(name: &str, page: &str) {
+    let ours = |link: &&str| ["memscan", "mig\\-", "pageherd"].iter().any(|own| link.contains(own));
+    for link in section(page, "SEE ALSO").lines().filter(ours) {
+        let mut link = link.split_whitespace().skip(1);
+        let other = link.next().unwrap().replace("\\-", "-");
+        let number = link.next().unwrap().trim_matches(['(', ')', ',']);
+        assert!(root().join("man").join(format!("{other}.{number}")).exists(), "{name}: {other}");
+    }
+}
+
+#[test]
+fn every_filter_has_a_page_of_its_own_and_a_line_in_the_help() {
+    let (help, main) = (help("mig-send"), page("mig-send"));
+    for words in &pageherd::cli::filters::ALL {
+        let name = format!("pageherd-{}", words.name);
+        let page = page_in(&name, 7);
+        assert!(page.starts_with(&format!(".TH {} 7 ", name.to_uppercase())), "{name}");
+        for title in [
+            "NAME",
+            "SYNOPSIS",
+            "DESCRIPTION",
+            "PROOF",
+            "COST",
+            "WHEN IT TURNS ITSELF OFF",
+            "AT THE FAR END",
+            "EXAMPLES",
+            "ORIGIN",
+            "SEE ALSO",
+        ] {
+            assert!(section(&page, title).len() > 5, "{name}: {title}");
+        }
+        assert!(section(&page, "EXAMPLES").contains("mig\\-send"), "{name}");
+        links_lead_somewhere(&name, &page);
+        assert!(help.contains(&format!("\n  {}\n", words.spelled)), "{name}");
+        assert!(section(&main, "SEE ALSO").contains(&roff(&name)), "{name}");
+    }
+}
+
+/// What the external filter's author reads is what the code speaks.
+#[test]
+fn the_page_of_exec_has_the_protocol() {
+    use pageherd::filter::codec::MOST;
+    use pageherd::transport::filter_exec::{ANSWER_TIMEOUT, MOST_IN_FLIGHT};
+    let page = page_in("pageherd-exec", 7);
+    let seconds = ANSWER_TIMEOUT.as_secs();
+    assert_eq!(MOST, 262_144);
+    for part in [
+        "pageherd-filter 1 pack",
+        "pageherd-filter 1 unpack",
+        "PAGEHERD_FILTER",
+        "262,144 bytes",
+        &format!("Up to {MOST_IN_FLIGHT} requests"),
+        &format!("within {seconds} seconds"),
+        "examples/filter_words.rs",
+    ] {
+        assert!(page.contains(&roff(part)), "{part}");
+    }
+    assert!(root().join("examples/filter_words.rs").exists());
+}
+
+#[test]
+fn the_pages_of_the_two_ends_say_what_must_be_known() {
+    for (command, parts) in [
+        (
+            "mig-send",
+            &[
+                "exec:ssh host mig-recv",
+                "tls:HOST:PORT",
+                "set -o pipefail",
+                "--resolve",
+                "--one-way",
+                "75",
+                "SIGSTOP",
+                "vhost",
+                "--refer",
+                "last line",
+                "same(7)",
+            ][..],
+        ),
+        (
+            "mig-recv",
+            &["--streams", "journal", "Landlock", "seccomp", "--user", "--max-ram", "reflinks"],
+        ),
+    ] {
+        let (help, page) = (help(command), page(command));
+        for part in parts {
+            assert!(page.contains(&roff(part)), "{command} manual: {part}");
+            assert!(*part == "75" || help.contains(part), "{command} --help: {part}");
+        }
+        for line in help.lines().filter(|line| !line.trim_start().starts_with("mig-")) {
+            assert!(line.chars().count() <= 100, "{command}, too wide: {line}");
+        }
     }
 }
 
@@ -176,5 +285,11 @@ fn completions_know_every_subcommand_and_the_targets_flags() {
             assert!(text.contains(&sub), "{file}: {sub}");
         }
         assert!(text.contains("prometheus") && text.contains("list-columns"), "{file}");
+    }
+    for (command, flag) in [("mig-send", "keep-filters"), ("mig-recv", "max-ram")] {
+        for file in [format!("{command}.bash"), format!("_{command}"), format!("{command}.fish")] {
+            let text = fs::read_to_string(root().join("completions").join(&file)).unwrap();
+            assert!(text.contains(flag) && !text.contains("generate"), "{file}");
+        }
     }
 }

@@ -25,7 +25,7 @@ pub enum Exit {
     Partial = 3,
     /// The command line is wrong.
     Usage = 64,
-    /// A file that was read is damaged, or of another kind.
+    /// A file or a stream that was read is damaged, or of another kind.
     Data = 65,
     /// A target or a file that was named does not exist, or a target has no memory: no such process,
     /// a zombie, a kernel thread, a pattern that matches nothing.
@@ -53,7 +53,7 @@ impl Exit {
             "The report is whole for the targets that remained; others exited, ran another program or could not be read, and are named on standard error.",
         ),
         (Self::Usage, "The command line is wrong."),
-        (Self::Data, "A file that was read is damaged, or of another kind."),
+        (Self::Data, "A file or a stream that was read is damaged, or of another kind."),
         (
             Self::NoTarget,
             "A target or a file that was named does not exist, or a target has no memory: no such process, a zombie, a kernel thread, a pattern that matches nothing.",

@@ -5,12 +5,16 @@
 
 pub mod args;
 pub mod exit;
+pub mod filters;
+pub mod manual;
 pub mod moves;
 pub mod output;
+pub mod page;
 pub mod progress;
 pub mod size;
 pub mod start;
 pub mod svg;
 pub mod table;
+pub mod usage;
 
 pub use exit::Exit;

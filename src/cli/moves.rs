@@ -2,7 +2,7 @@
 
 use super::Exit;
 use super::exit::Misuse;
-use super::size;
+use super::{size, usage};
 use crate::base::digest::Hashing;
 use crate::migrate::receive::ReceiveError;
 use crate::migrate::send::SendError;
@@ -16,7 +16,7 @@ use crate::wire::answer::Refusal;
 use anyhow::{Context, Result};
 use clap::Args;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Flags of the transport.
@@ -73,9 +73,11 @@ impl TransportArgs {
         let Some(path) = &self.key else { return Ok(Hashing::Plain) };
         let secret = std::fs::read(path).with_context(|| format!("key {}", path.display()))?;
         if secret.len() < SHORTEST_KEY {
-            let path = path.display();
+            // no command line that would write over the file: it may be anything
             let words = format!(
-                "key {path} is too short: make one of at least {SHORTEST_KEY} bytes, as by 'head -c 32 /dev/urandom > {path}'"
+                "key {} is too short: it has {} bytes, and at least {SHORTEST_KEY} are needed, such as 'head -c 32 /dev/urandom' makes",
+                path.display(),
+                secret.len()
             );
             return Err(Misuse(words).into());
         }
@@ -240,9 +242,22 @@ fn of_freeze(error: &FreezeError) -> Exit {
     }
 }
 
-/// The other end's file, as messages name it.
-pub fn shown(path: &Path) -> String {
-    path.display().to_string()
+/// What the manual says below the exit codes.
+pub const CLOSED_PIPE: &str = "An end of a pipe that closes too early is a failed transfer (69), and \
+nothing that ends the command without a word.";
+
+/// What to write instead of a flag that belongs to the other command (`flags`: it, and the words),
+/// or of a `word` where there are only flags; to be added to what the parser says.
+pub fn hint(error: &clap::Error, flags: &[(&str, &str)], word: &str) -> Option<String> {
+    use clap::error::ErrorKind;
+    let unknown = error.kind() == ErrorKind::UnknownArgument;
+    let given = usage::argument(error).filter(|_| unknown)?;
+    let known = flags.iter().find(|(flag, _)| *flag == given);
+    match known {
+        Some((_, words)) => Some(format!(": {words}")),
+        None if !given.starts_with('-') => Some(format!(": {word}")),
+        None => None,
+    }
 }
 
 #[cfg(test)]

@@ -1,30 +1,53 @@
-//! How a command of one kind begins and ends: parse, run, one line for an error, an exit code.
+//! How a command begins and ends: parse, run, one line for an error, an exit code.
 //!
 //! memscan ends quietly when its reader goes away; what carries memory does not: there SIGPIPE stays
 //! ignored, as Rust programs start, and a closed pipe is a failed transfer.
 
 use super::args::Color;
-use super::{Exit, exit, output};
+use super::exit::Misuse;
+use super::manual::{self, Book};
+use super::{Exit, exit, output, usage};
+use clap::Parser;
+use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Runs a command whose flags were parsed.
-pub fn command<A>(
-    name: &str,
-    parsed: Result<A, clap::Error>,
-    run: impl FnOnce(&A) -> anyhow::Result<Exit>,
-) -> ExitCode {
-    let args = match parsed {
-        Ok(args) => args,
-        Err(e) if e.use_stderr() => {
-            say(&misuse(name, &e));
-            return Exit::Usage.into();
+/// What a command is beside its flags.
+#[derive(Clone, Copy, Debug)]
+pub struct Tool {
+    /// Its name, in messages.
+    pub name: &'static str,
+    /// What the manual says of it.
+    pub book: fn() -> Book,
+    /// What to write instead of a wrong command line, where that is known: words that are added to
+    /// what the parser says.
+    pub hint: fn(&clap::Error) -> Option<String>,
+}
+
+/// Runs a command whose flags are `A`.
+pub fn command<A: Parser>(tool: &Tool, run: impl FnOnce(A) -> anyhow::Result<Exit>) -> ExitCode {
+    let name = tool.name;
+    let work = || -> anyhow::Result<Exit> {
+        if let Some((man, completions)) = generate(std::env::args_os().skip(1))? {
+            return manual::write(A::command(), &(tool.book)(), &man, &completions);
         }
-        // --help or --version
-        Err(e) => return end(name, help(&e).map(|()| Exit::Ok)),
+        match A::try_parse() {
+            Ok(args) => run(args),
+            Err(e) if e.use_stderr() => {
+                say(&usage::message(&A::command(), &e, (tool.hint)(&e).as_deref()));
+                Ok(Exit::Usage)
+            }
+            // --help or --version
+            Err(e) => help(&e).map(|()| Exit::Ok),
+        }
     };
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&args))) {
-        Ok(result) => end(name, result),
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(Ok(exit)) => exit.into(),
+        Ok(Err(error)) => {
+            say(&exit::message(name, &error));
+            exit::code_of(&error).into()
+        }
         Err(_) => {
             say(&format!("{name}: this is a bug in {name}: please report it with the lines above"));
             Exit::Bug.into()
@@ -32,21 +55,19 @@ pub fn command<A>(
     }
 }
 
-/// The parser's words in the form that every other message has.
-pub fn misuse(name: &str, error: &clap::Error) -> String {
-    let rendered = error.render().to_string();
-    let mut words = Vec::new();
-    for line in rendered.lines().map(str::trim) {
-        if line.starts_with("Usage:") || line.starts_with("For more information") {
-            break;
-        }
-        // that an option can be passed as a value is never what was meant here
-        if !line.is_empty() && !line.starts_with("tip: to pass") {
-            words.push(line.strip_prefix("error: ").unwrap_or(line));
-        }
+/// `generate MAN COMPLETIONS`: folders for the manual and the completions. It is for who builds the
+/// command and not for who uses it, so the parser, and with it help and completions, know nothing
+/// of it.
+fn generate(
+    mut words: impl Iterator<Item = OsString>,
+) -> Result<Option<(PathBuf, PathBuf)>, Misuse> {
+    if words.next().is_none_or(|word| word != "generate") {
+        return Ok(None);
     }
-    let said = words.join(" ");
-    format!("{name}: {}; try '{name} --help'", said.trim_end_matches('.'))
+    match (words.next(), words.next(), words.next()) {
+        (Some(man), Some(completions), None) => Ok(Some((man.into(), completions.into()))),
+        _ => Err(Misuse("generate wants two folders: generate <MAN> <COMPLETIONS>".to_owned())),
+    }
 }
 
 fn help(asked: &clap::Error) -> anyhow::Result<()> {
@@ -55,16 +76,6 @@ fn help(asked: &clap::Error) -> anyhow::Result<()> {
         true => words.ansi().to_string(),
         false => words.to_string(),
     })
-}
-
-fn end(name: &str, result: anyhow::Result<Exit>) -> ExitCode {
-    match result {
-        Ok(exit) => exit.into(),
-        Err(error) => {
-            say(&exit::message(name, &error));
-            exit::code_of(&error).into()
-        }
-    }
 }
 
 /// On standard error, where it can be said at all.

@@ -21,6 +21,19 @@ pub fn memscan() -> Command {
     Command::new(env!("CARGO_BIN_EXE_memscan"))
 }
 
+/// All commands, by name, and how each is started.
+pub const COMMANDS: [(&str, &str); 3] = [
+    ("memscan", env!("CARGO_BIN_EXE_memscan")),
+    ("mig-send", env!("CARGO_BIN_EXE_mig-send")),
+    ("mig-recv", env!("CARGO_BIN_EXE_mig-recv")),
+];
+
+/// One of them.
+pub fn tool(name: &str) -> Command {
+    let found = COMMANDS.iter().find(|(known, _)| *known == name);
+    Command::new(found.unwrap_or_else(|| panic!("no command {name}")).1)
+}
+
 /// Runs memscan; panics with everything it said where it did not end with 0.
 pub fn run(args: &[&str]) -> String {
     let out = memscan().args(args).output().unwrap();

@@ -16,8 +16,8 @@ use std::path::PathBuf;
     subcommand_negates_reqs = true,
     max_term_width = 100,
     long_about = texts::MEMSCAN.about,
-    after_help = "A TARGET is [NAME=]pid:N, comm:GLOB, cgroup:PATH or image:PATH. Without a subcommand memscan \
-shows the summary. It needs root and changes nothing; 'memscan --help' tells more.",
+    after_help = "A TARGET is [NAME=]pid:N, comm:GLOB, cgroup:PATH, image:PATH or \
+herd:DIR/VM. Without a subcommand memscan shows the summary. It needs root and changes nothing; 'memscan --help' tells more.",
     after_long_help = texts::MEMSCAN.help()
 )]
 pub(crate) struct Cli {
@@ -56,9 +56,6 @@ pub(crate) enum Command {
     /// Watch sharing over time; a time series at the end
     #[command(long_about = texts::WATCH.about, after_long_help = texts::WATCH.help())]
     Watch(WatchArgs),
-    /// Write the manual pages and completions
-    #[command(hide = true)]
-    Generate(GenerateArgs),
 }
 
 #[derive(Args, Debug)]
@@ -242,12 +239,4 @@ pub(crate) struct WatchArgs {
     pub(crate) table: TableArgs,
     #[command(flatten)]
     pub(crate) scan: ScanArgs,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct GenerateArgs {
-    /// Folder of the manual pages
-    pub(crate) man: PathBuf,
-    /// Folder of the completions
-    pub(crate) completions: PathBuf,
 }

@@ -4,69 +4,56 @@
 mod args;
 mod common;
 mod diff;
-mod generate;
 mod ksm;
 mod map;
 mod matrix;
-mod page;
 mod summary;
 mod texts;
-mod usage;
 mod watch;
 mod whatif;
 mod why;
 
 use args::{Cli, Command};
-use clap::Parser;
-use pageherd::cli::args::Color;
-use pageherd::cli::{Exit, exit, output};
-use std::io::Write;
+use clap::CommandFactory;
+use pageherd::cli::Exit;
+use pageherd::cli::manual::Book;
+use pageherd::cli::start::{self, Tool};
+use pageherd::cli::usage;
 use std::process::ExitCode;
 
 /// The command's name in messages.
 const NAME: &str = "memscan";
 
 fn main() -> ExitCode {
+    // a report that its reader does not want any more has served
     pageherd::sys::signal::die_quietly_on_closed_pipe();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(e) if e.use_stderr() => {
-            say(&usage::message(&e));
-            return Exit::Usage.into();
-        }
-        // --help or --version
-        Err(e) => return end(help(&e).map(|()| Exit::Ok)),
-    };
-    match std::panic::catch_unwind(|| run(cli)) {
-        Ok(result) => end(result),
-        Err(_) => {
-            say("memscan: this is a bug in memscan: please report it with the lines above");
-            Exit::Bug.into()
-        }
+    start::command::<Cli>(&Tool { name: NAME, book, hint }, run)
+}
+
+fn book() -> Book {
+    Book {
+        page: &texts::MEMSCAN,
+        synopsis: &[],
+        subcommands: &texts::PAGES,
+        exit: "A pipe that its reader closes ends memscan by SIGPIPE, without a word (141 in a shell).",
+        see: &["mig-send(1)", "proc(5)", "madvise(2)", "capabilities(7)"],
+        shared: false,
     }
 }
 
-fn help(asked: &clap::Error) -> anyhow::Result<()> {
-    let words = asked.render();
-    output::text(&match Color::Auto.on_stdout() {
-        true => words.ansi().to_string(),
-        false => words.to_string(),
+/// A word without a colon where a target is wanted may be a subcommand, misspelt or in the wrong
+/// place.
+fn hint(error: &clap::Error) -> Option<String> {
+    let value = usage::value(error)?;
+    let target = usage::argument(error).is_some_and(|arg| arg.contains("TARGET"));
+    if !target || value.contains(':') || value.chars().all(|c| c.is_ascii_digit()) {
+        return None;
+    }
+    let commands = usage::subcommands(&Cli::command());
+    Some(match commands.iter().any(|command| command == value) {
+        true => format!("; a subcommand comes first: '{NAME} {value} …'"),
+        false => format!(", or one of the subcommands {}", commands.join(", ")),
     })
-}
-
-fn end(result: anyhow::Result<Exit>) -> ExitCode {
-    match result {
-        Ok(exit) => exit.into(),
-        Err(error) => {
-            say(&exit::message(NAME, &error));
-            exit::code_of(&error).into()
-        }
-    }
-}
-
-/// On standard error, where it can be said at all.
-fn say(words: &str) {
-    let _ = writeln!(std::io::stderr(), "{words}");
 }
 
 fn run(cli: Cli) -> anyhow::Result<Exit> {
@@ -81,6 +68,5 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Some(Command::Record(args)) => map::record(&args),
         Some(Command::Diff(args)) => diff::run(&args),
         Some(Command::Watch(args)) => watch::run(&args),
-        Some(Command::Generate(args)) => generate::run(&args),
     }
 }

@@ -1,6 +1,6 @@
 //! The long texts: what `--help` and the manual say beyond the flags. One source for both.
 
-use crate::page::{Page, Part, Section};
+use pageherd::cli::page::{Page, Part, Section};
 
 /// The targets, for the page of the command itself.
 const TARGETS: Section = Section {
@@ -38,6 +38,12 @@ const TARGETS: Section = Section {
                 "image:PATH",
                 "A memory image in a file: the pages of it that the page cache has. Nothing is \
                  read from the disk and no hole is filled.",
+            ),
+            (
+                "herd:DIR/VM, herd:DIR",
+                "A VM of a herd directory, as mig-recv(1) leaves it, or all of them. Its memory is \
+                 the pool's pages that its map names and the page cache has; pages that its map puts \
+                 in a template are not counted.",
             ),
         ]),
         Part::Text(

@@ -1,17 +1,24 @@
 //! The command line of mig-recv.
 
+use crate::texts;
 use clap::Parser;
 use pageherd::base::address::Address;
 use pageherd::cli::args::When;
 use pageherd::cli::moves::{TransportArgs, named};
+use pageherd::cli::page;
 use pageherd::cli::size;
 use std::path::PathBuf;
 
 /// Receive streams of mig-send, and keep what they share
 #[derive(Parser, Debug)]
-#[command(name = "mig-recv", version, about, long_about = None, max_term_width = 100)]
 #[command(
-    override_usage = "mig-recv [--from ADDRESS] --into DIR [OPTIONS]\n       mig-recv [--from ADDRESS] --image NAME=FILE… [OPTIONS]\n       mig-recv --explain FILE"
+    name = "mig-recv",
+    version,
+    max_term_width = 100,
+    override_usage = page::usage(&texts::USAGE),
+    long_about = texts::MIG_RECV.about,
+    after_help = texts::SHORT,
+    after_long_help = texts::MIG_RECV.help()
 )]
 pub(crate) struct Cli {
     /// Where from: -, exec:CMD, tcp:HOST:PORT, tls:HOST:PORT, unix:PATH, fd:N or
@@ -64,7 +71,7 @@ pub(crate) struct Cli {
     pub(crate) transport: TransportArgs,
 
     /// Threads that unpack; 0 is one for each processor
-    #[arg(long, value_name = "N", default_value_t = 0, env = "PAGEHERD_THREADS", hide_env_values = true, value_parser = pageherd::cli::args::threads, help_heading = "Output")]
+    #[arg(long, value_name = "N", default_value_t = 0, env = "PAGEHERD_THREADS", hide_env_values = true, value_parser = pageherd::cli::args::threads, help_heading = "Filters")]
     pub(crate) threads: usize,
     /// What arrived, as JSON on standard output
     #[arg(long, help_heading = "Output")]

@@ -6,12 +6,46 @@ mod run;
 mod texts;
 
 use args::Cli;
-use clap::Parser;
+use pageherd::cli::manual::Book;
+use pageherd::cli::moves;
+use pageherd::cli::start::{self, Tool};
 use std::process::ExitCode;
 
 /// The command's name in messages.
 const NAME: &str = "mig-recv";
 
 fn main() -> ExitCode {
-    pageherd::cli::start::command(NAME, Cli::try_parse(), run::run)
+    start::command::<Cli>(&Tool { name: NAME, book, hint }, |cli| run::run(&cli))
+}
+
+fn book() -> Book {
+    Book {
+        page: &texts::MIG_RECV,
+        synopsis: &texts::USAGE,
+        subcommands: &[],
+        exit: moves::CLOSED_PIPE,
+        see: &["mig-send(1)", "memscan(1)", "ssh(1)", "capabilities(7)"],
+        shared: false,
+    }
+}
+
+/// Flags of the other end, and what is meant by a word without a flag.
+fn hint(error: &clap::Error) -> Option<String> {
+    moves::hint(
+        error,
+        &[
+            (
+                "--to",
+                "the receiver says where from: --from ADDRESS; and where to keep it: --into DIR",
+            ),
+            ("--vm", "the sender names the VMs; --image NAME=FILE says where one goes"),
+            (
+                "--filters",
+                "the sender chooses them; an external one is named here by --filter exec:CMD",
+            ),
+            ("--move", "the sender says that"),
+            ("--resolve", "the sender asks: mig-send --resolve SESSION --to ADDRESS"),
+        ],
+        "a herd is named by --into DIR, a stream by --from ADDRESS",
+    )
 }

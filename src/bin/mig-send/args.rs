@@ -1,19 +1,26 @@
 //! The command line of mig-send.
 
+use crate::texts;
 use clap::Parser;
 use pageherd::base::address::Address;
 use pageherd::base::target::Target;
 use pageherd::cli::args::When;
 use pageherd::cli::moves::{TransportArgs, rate};
+use pageherd::cli::page;
 use pageherd::filter::chain::Chain;
 use pageherd::wire::header::Session;
 use std::path::PathBuf;
 
 /// Send the memory of virtual machines, and nothing that the far end has
 #[derive(Parser, Debug)]
-#[command(name = "mig-send", version, about, long_about = None, max_term_width = 100)]
 #[command(
-    override_usage = "mig-send --vm [NAME=]TARGET… [--to ADDRESS] [OPTIONS]\n       mig-send --resolve SESSION --to ADDRESS"
+    name = "mig-send",
+    version,
+    max_term_width = 100,
+    override_usage = page::usage(&texts::USAGE),
+    long_about = texts::MIG_SEND.about,
+    after_help = texts::SHORT,
+    after_long_help = texts::MIG_SEND.help()
 )]
 pub(crate) struct Cli {
     /// What to send: [NAME=]pid:N, comm:GLOB, cgroup:PATH, image:PATH or herd:DIR/VM; as often as
@@ -44,7 +51,7 @@ pub(crate) struct Cli {
     #[arg(long, help_heading = "Filters")]
     pub(crate) verify: bool,
 
-    /// How a process is held still: auto, qmp[:SOCKET], cgroup, stop, or none if you see to it
+    /// How a process is held still: auto, qmp, qmp:SOCKET, cgroup, stop, or none if you see to it
     #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Source")]
     pub(crate) freeze: Freeze,
     /// Send everything while it runs, then hold it still and send what has changed: it stands still
@@ -71,7 +78,7 @@ pub(crate) struct Cli {
     pub(crate) rate: Option<u64>,
 
     /// Threads that pack; 0 is one for each processor
-    #[arg(long, value_name = "N", default_value_t = 0, env = "PAGEHERD_THREADS", hide_env_values = true, value_parser = pageherd::cli::args::threads, help_heading = "Output")]
+    #[arg(long, value_name = "N", default_value_t = 0, env = "PAGEHERD_THREADS", hide_env_values = true, value_parser = pageherd::cli::args::threads, help_heading = "Filters")]
     pub(crate) threads: usize,
     /// The bill as JSON: on standard output, or on standard error where the stream goes there
     #[arg(long, help_heading = "Output")]

@@ -59,7 +59,7 @@ fn note(account: &Account) -> String {
     if account.off_pages == 0 {
         String::new()
     } else if account.looked_at == 0 {
-        "never on: it would have lost time".to_owned()
+        "not tried: the stream was too short".to_owned()
     } else {
         format!("off for {} pages: it lost time", account.off_pages)
     }

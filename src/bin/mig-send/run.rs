@@ -60,6 +60,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     };
     rayon::ThreadPoolBuilder::new().num_threads(cli.threads).build_global().context("threads")?;
     let vms = open(cli)?;
+    say_if_frames_are_hidden(cli, &vms);
     let groups = trust(&cli.trust, &vms)?;
     let hashing = cli.transport.hashing()?;
     let templates = cli.template.iter().map(|path| TemplateFile::open(path));
@@ -150,15 +151,13 @@ fn open(cli: &Cli) -> Result<Vec<Found>> {
                 ))
                 .into());
             }
-            if let Opened::Process(feed) = &opened
-                && !feed.left_out().is_empty()
-            {
-                let out = feed.left_out().join(", ");
-                remark(
-                    NAME,
-                    cli.quiet,
-                    &format!("VM {name}: left out, as no memory of its own: {out}"),
-                );
+            if let Opened::Process(feed) = &opened {
+                // the kernel's own data is in every process: that it is left out is no news
+                let out = feed.left_out().iter().filter(|name| !name.starts_with("[vv"));
+                let out: Vec<&str> = out.map(String::as_str).collect();
+                let words =
+                    format!("VM {name}: left out, as no memory of its own: {}", out.join(", "));
+                remark(NAME, cli.quiet || out.is_empty(), &words);
             }
             if opened.feed().blocks().is_empty() {
                 return Err(Misuse(format!("VM {name} has no memory that could be sent")).into());
@@ -167,6 +166,16 @@ fn open(cli: &Cli) -> Result<Vec<Found>> {
         }
     }
     Ok(all)
+}
+
+/// Without frame numbers `shared` finds nothing in processes: no silent fallback.
+fn say_if_frames_are_hidden(cli: &Cli, vms: &[Found]) {
+    let looked_for = cli.filters.has(&Name::Shared)
+        && vms.iter().any(|vm| matches!(vm.opened, Opened::Process(_)));
+    if looked_for && let Err(why) = pageherd::sys::caps::probe() {
+        let words = format!("what processes share is sent for each of them: {why}");
+        remark(NAME, cli.quiet, &words);
+    }
 }
 
 /// The trust group of each VM: one for those that were named, one of its own for any other.

@@ -1,37 +1,43 @@
-//! What a long text is made of, and how `--help` lays it out.
+//! What the long texts of commands are made of, and how `--help` lays them out. The manual is made
+//! of the same ones (`cli::manual`).
 
 use std::fmt::Write;
 
 /// Widest line of a text in `--help`.
 const WIDTH: usize = 80;
 
-/// What there is to say of one subcommand.
-pub(crate) struct Page {
+/// What there is to say of a command or of one of its subcommands.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
     /// What it does, in a paragraph or two.
-    pub(crate) about: &'static str,
+    pub about: &'static str,
     /// The sections after the flags.
-    pub(crate) sections: &'static [Section],
+    pub sections: &'static [Section],
 }
 
 /// A section with its heading.
-pub(crate) struct Section {
-    pub(crate) title: &'static str,
-    pub(crate) parts: &'static [Part],
+#[derive(Clone, Copy, Debug)]
+pub struct Section {
+    /// The heading.
+    pub title: &'static str,
+    /// What stands below it.
+    pub parts: &'static [Part],
 }
 
 /// A piece of a section.
-pub(crate) enum Part {
+#[derive(Clone, Copy, Debug)]
+pub enum Part {
     /// A paragraph.
     Text(&'static str),
     /// Words and what they mean.
     Terms(&'static [(&'static str, &'static str)]),
-    /// Commands and what they do.
+    /// Commands and what they do; a command may be several lines.
     Examples(&'static [(&'static str, &'static str)]),
 }
 
 impl Page {
     /// The sections as `--help` shows them.
-    pub(crate) fn help(&self) -> String {
+    pub fn help(&self) -> String {
         let mut out = String::new();
         for section in self.sections {
             let _ = writeln!(out, "{}:", section.title);
@@ -43,7 +49,9 @@ impl Page {
                         wrap(meaning, 10, &mut out);
                     }),
                     Part::Examples(all) => all.iter().for_each(|(command, what)| {
-                        let _ = writeln!(out, "  {command}");
+                        command.lines().for_each(|line| {
+                            let _ = writeln!(out, "  {line}");
+                        });
                         wrap(what, 10, &mut out);
                     }),
                 }
@@ -53,6 +61,11 @@ impl Page {
         out.truncate(out.trim_end().len());
         out
     }
+}
+
+/// Command lines as the parser shows them behind "Usage: ", where its own would list every flag.
+pub fn usage(lines: &[&str]) -> String {
+    lines.join("\n       ")
 }
 
 /// Appends `text` in lines of at most [`WIDTH`] columns, each indented.
