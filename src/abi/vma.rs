@@ -51,6 +51,8 @@ pub struct VmaFlags {
     pub dont_dump: bool,
     /// `de`: cannot grow by `mremap`.
     pub dont_expand: bool,
+    /// `um`: pages that are not there come by userfaultfd when they are touched.
+    pub by_userfault: bool,
     /// `nr`: no swap reserved.
     pub no_reserve: bool,
     /// `ac`: counted against the commit limit.

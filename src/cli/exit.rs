@@ -96,6 +96,7 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             ResolveError::Image(ImageError::NoImage { .. }) => Some(Exit::NoTarget),
             ResolveError::Image(_) => None,
             ResolveError::Herd(e) => Some(of_herd(e)),
+            ResolveError::NotLoaded { .. } => Some(Exit::Failure),
             ResolveError::Pattern { .. }
             | ResolveError::Twice { .. }
             | ResolveError::SameName { .. } => Some(Exit::Usage),

@@ -215,18 +215,20 @@ pub const ALL: [Words; 9] = [
                  codec.",
         costs: "One pass over both versions.",
         off: CODEC_OFF,
-        needs: "Nothing. The receiver unpacks it against the version that it has.",
+        needs: "--live, without which no page is sent twice; and a herd at the far end, since images \
+                take no rounds. The receiver unpacks it against the version that it has.",
         from: "Known from QEMU as XBZRLE.",
         examples: &[(
-            "mig-send --vm a=pid:4711 --filters unused,zero,shared,xor,zstd --to unix:/run/herd.sock",
-            "Ready for rounds.",
+            "mig-send --vm a=pid:4711 --live --remember 1G --filters unused,zero,shared,xor,zstd --to unix:/run/herd.sock",
+            "Send while the process runs; then the pages that have changed, as differences to what \
+             was sent, for the last gibibyte of that.",
         )],
         more: &[Section {
             title: "Limits",
             parts: &[Part::Text(
-                "The sources of today stand still and are sent in one round: no page goes twice, so \
-                 that this filter has nothing to do yet and is in no bill. It may be named. The \
-                 format and the receiver know it (docs/FORMAT.md).",
+                "The sender remembers as many pages as --remember allows, 64 MiB where nothing is \
+                 said; a page that has been pushed out of that is sent whole. A difference that is \
+                 not half as long as the page is left to the other codecs.",
             )],
         }],
     },

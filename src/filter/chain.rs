@@ -145,10 +145,11 @@ fn one(word: &str) -> Result<Name, String> {
     }
     match word.split_once('=') {
         Some(("zstd", level)) => {
-            let level = level.parse().ok().filter(|level| ZSTD_LEVELS.contains(level));
+            let fits = |level: &i32| ZSTD_LEVELS.contains(level) && *level != 0;
+            let level = level.parse().ok().filter(fits);
             level.map(Name::Zstd).ok_or_else(|| {
                 format!(
-                    "'{word}': a level of zstd is a number from {} to {}",
+                    "'{word}': a level of zstd is a number from {} to {}, but not 0",
                     ZSTD_LEVELS.start(),
                     ZSTD_LEVELS.end()
                 )
@@ -201,6 +202,7 @@ mod tests {
             ("zero,zero", "twice"),
             ("zeros", "there is no filter 'zeros'"),
             ("zstd=99", "from -7 to 19"),
+            ("zstd=0", "but not 0"),
             ("lz4,zero", "too late"),
             ("shared,zero", "too late"),
             ("exec:", "needs a command"),

@@ -88,8 +88,12 @@ impl Filter for Same {
         }
     }
 
+    /// By itself a VM must show that it is worth it; of a group, the others come later, and find only
+    /// what was remembered.
     fn always_on(&self) -> bool {
-        false
+        let mut groups = self.groups.clone();
+        groups.sort_unstable();
+        groups.windows(2).any(|pair| pair[0] == pair[1])
     }
 }
 

@@ -71,6 +71,16 @@ pub enum ResolveError {
         /// The path.
         path: PathBuf,
     },
+    /// Memory that is not there yet.
+    #[error(
+        "pages of process {pid} in {mapping} come by userfaultfd when they are touched, and nobody brings them while it is held still: wait until it has loaded all of its memory, then send it"
+    )]
+    NotLoaded {
+        /// The process.
+        pid: i32,
+        /// The mapping.
+        mapping: String,
+    },
     /// One process behind two targets.
     #[error(
         "process {pid} is given twice, as {first} and as {second}: its pages would be counted twice"

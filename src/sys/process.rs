@@ -346,6 +346,7 @@ fn vma(map: &MemoryMap, with_flags: bool) -> Option<Vma> {
         dont_fork: has(VmFlags::DC),
         dont_dump: has(VmFlags::DD),
         dont_expand: has(VmFlags::DE),
+        by_userfault: has(VmFlags::UM),
         no_reserve: has(VmFlags::NR),
         accountable: has(VmFlags::AC),
         device: has(VmFlags::IO) || has(VmFlags::PF),

@@ -192,16 +192,20 @@ impl<'a> Reader<'a> {
     }
 
     fn by_facts(&mut self) {
-        self.ask(|filter, batch, sight| filter.by_facts(batch, sight));
+        self.ask(false, |filter, batch, sight| filter.by_facts(batch, sight));
     }
 
     fn by_content(&mut self) {
         if self.batch.was_read.contains(&true) {
-            self.ask(|filter, batch, sight| filter.by_content(batch, sight));
+            self.ask(true, |filter, batch, sight| filter.by_content(batch, sight));
         }
     }
 
-    fn ask(&mut self, mut how: impl FnMut(&mut dyn Filter, &mut Batch, &Sight<'_>) -> u64) {
+    fn ask(
+        &mut self,
+        with_content: bool,
+        mut how: impl FnMut(&mut dyn Filter, &mut Batch, &Sight<'_>) -> u64,
+    ) {
         for (filter, meter) in &mut self.filters {
             let open = self.batch.open().count() as u64;
             if open == 0 || !meter.is_on(open) {
@@ -210,7 +214,9 @@ impl<'a> Reader<'a> {
             let start = Instant::now();
             let pages = how(filter.as_mut(), &mut self.batch, &self.sight);
             let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            meter.add(open, pages, pages * PAGE as u64, nanos);
+            // a page that is looked at by its facts and then by its content counts once
+            let looked_at = if with_content { open } else { pages };
+            meter.add(looked_at, pages, pages * PAGE as u64, nanos);
             if let Some(link) = self.link.nanos_a_byte() {
                 meter.judge(link);
             }

@@ -10,8 +10,9 @@ pub mod image;
 pub mod process;
 
 use super::resolve::{Found, Holder, ResolveError};
-use crate::abi::vma::FileId;
+use crate::abi::vma::{FileId, Vma};
 pub use crate::base::fact::{Fact, Frame, Space};
+use crate::sys::process::Process;
 use std::fmt;
 use std::io;
 
@@ -49,12 +50,27 @@ pub trait Feed: Send + Sync + fmt::Debug {
 pub fn open(found: Found) -> Result<(String, Opened), ResolveError> {
     let feed = match found.holder {
         Holder::Process(process, blocks) => {
+            let blocks = with_flags(&process, blocks);
+            if let Some(block) = blocks.iter().find(|b| b.flags.is_some_and(|f| f.by_userfault)) {
+                let (pid, mapping) = (process.pid(), block.name.clone());
+                return Err(ResolveError::NotLoaded { pid, mapping });
+            }
             Opened::Process(process::ProcessFeed::new(process, blocks))
         }
         Holder::Image(path) => Opened::Other(Box::new(image::ImageFeed::open(&path)?)),
         Holder::Herd(vm) => Opened::Other(Box::new(herd::HerdFeed::open(&vm)?)),
     };
     Ok((found.name, feed))
+}
+
+/// The mappings with the flags that only smaps tells; a block may be a part of a mapping.
+fn with_flags(process: &Process, blocks: Vec<Vma>) -> Vec<Vma> {
+    let all = process.smaps().unwrap_or_default();
+    let flags = |block: &Vma| {
+        let at = all.partition_point(|vma| vma.pages.end <= block.pages.start);
+        all.get(at).filter(|vma| vma.pages.start <= block.pages.start)?.flags
+    };
+    blocks.into_iter().map(|block| Vma { flags: flags(&block), ..block }).collect()
 }
 
 /// A feed, and whether it must be made to stand still.
