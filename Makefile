@@ -15,7 +15,7 @@ bash_folder := $(share)/bash-completion/completions
 zsh_folder := $(share)/zsh/site-functions
 fish_folder := $(share)/fish/vendor_completions.d
 
-.PHONY: help build demo test bench lint gen deps install uninstall clean
+.PHONY: help build demo test fuzz bench lint gen deps install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name words; \
@@ -29,6 +29,9 @@ demo: deps ## memory that is shared in every way: what memscan says of it, and a
 
 test: deps ## every test; those that need privilege too where this is root
 	@scripts/test
+
+fuzz: ## a million streams that are damaged, a million that nobody thought of
+	PAGEHERD_FUZZ=1000000 cargo test --release --test stream -- --nocapture random_damage the_readers_agree
 
 bench: deps ## times, as ratios within one run (root)
 	cargo bench --bench scan

@@ -5,6 +5,7 @@ complete -c mig-send -l filters -d 'Filters, in order, with commas: unused, zero
 complete -c mig-send -l template -d 'A template that the receiver was given too' -r -F
 complete -c mig-send -l trust -d 'VMs among which the filter \'same\' may find equal pages; without it, each by itself' -r
 complete -c mig-send -l freeze -d 'How a process is held still: auto, qmp, qmp:SOCKET, cgroup, stop, or none if you see to it' -r
+complete -c mig-send -l remember -d 'Memory in which the filter \'xor\' remembers what was sent, for --live' -r
 complete -c mig-send -l resolve -d 'Ask the receiver what became of a session, and end' -r
 complete -c mig-send -l tls-cert -d 'This end\'s certificate for tls:, PEM' -r -F
 complete -c mig-send -l tls-key -d 'The key of that certificate, PEM, readable by nobody else' -r -F
@@ -19,6 +20,7 @@ always\t'Always'
 never\t'Never'"
 complete -c mig-send -l keep-filters -d 'Leave filters on that lose time'
 complete -c mig-send -l verify -d 'Compare the content of pages that page tables prove to be the same'
+complete -c mig-send -l live -d 'Send everything while it runs, then hold it still and send what has changed: it stands still for a shorter time'
 complete -c mig-send -l move -d 'Give the memory up: once the receiver has committed, the source stays paused for good'
 complete -c mig-send -l one-way -d 'With --move, on a medium without a way back: stay paused although nobody says that it arrived'
 complete -c mig-send -l insecure -d 'Let memory pass in clear text to or from other hosts by tcp:'

@@ -2,8 +2,8 @@
 //! flags come from the parser, the words from the same texts as `--help`.
 
 use super::Exit;
-use super::filters;
 use super::page::{Page, Part, Section};
+use super::{filters, man5};
 use anyhow::{Context, Result};
 use clap::Command;
 use clap_complete::{Shell, generate_to};
@@ -32,8 +32,9 @@ pub struct Book {
 /// Pages that belong to no command alone: names of files, and what stands in them. `mig-send`
 /// writes them.
 pub fn shared() -> Vec<(String, String)> {
-    // ==> the pages of section 5, from docs/FORMAT.md, are added here: pages.extend(man5::pages())
-    filters::pages()
+    let mut pages = filters::pages();
+    pages.extend(man5::pages());
+    pages
 }
 
 /// Writes the pages of a command and its completions into two folders, which are made.

@@ -6,6 +6,7 @@
 pub mod args;
 pub mod exit;
 pub mod filters;
+pub mod man5;
 pub mod manual;
 pub mod moves;
 pub mod output;

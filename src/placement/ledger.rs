@@ -11,7 +11,7 @@
 
 use crate::base::digest::{Hashing, MemoryDigest, PageHash};
 use crate::base::{Place, Places};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// References that can wait for their pages, 24 bytes each.
 pub const MAX_WAITING: usize = 1 << 20;
@@ -128,8 +128,8 @@ struct Vm {
     again: Option<Places>,
     /// It is only referred to until a stream declares it.
     expected: bool,
-    /// References from it that wait.
-    waits: u64,
+    /// Its pages that wait for those of others.
+    waits: HashSet<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -286,7 +286,7 @@ impl Ledger {
             digest: MemoryDigest::default(),
             again: None,
             expected,
-            waits: 0,
+            waits: HashSet::new(),
         }));
         let id = self.vms.len() - 1;
         self.by_name.insert(name.to_owned(), id);
@@ -327,7 +327,9 @@ impl Ledger {
         self.within(id, page, pages)?;
         let vm = self.vm_mut(id);
         let seen = vm.again.as_ref().unwrap_or(&vm.places);
-        if let Some(twice) = seen.first_known(page, pages) {
+        let waits = vm.again.is_none() && !vm.waits.is_empty();
+        let waiting = || (page..page + pages).find(|page| waits && vm.waits.contains(page));
+        if let Some(twice) = seen.first_known(page, pages).or_else(waiting) {
             return Err(LedgerError::Twice { name: vm.name.clone(), page: twice });
         }
         if let Some(again) = &mut vm.again {
@@ -415,7 +417,7 @@ impl Ledger {
         }
         self.waiting.entry(on).or_default().push(Waiter { vm, page });
         self.waiters += 1;
-        self.vm_mut(vm).waits += 1;
+        self.vm_mut(vm).waits.insert(page);
         Ok(())
     }
 
@@ -433,7 +435,14 @@ impl Ledger {
                 new.into_iter().for_each(|term| digest.add(term));
             }
         }
-        self.vm_mut(id).places.set(page, pages, place);
+        let vm = self.vm_mut(id);
+        vm.places.set(page, pages, place);
+        if !vm.waits.is_empty() {
+            // a page that comes again in a later round waits no more
+            for page in page..page + pages {
+                vm.waits.remove(&page);
+            }
+        }
         if self.waiters > 0 {
             for i in 0..pages {
                 self.wake((id, page + i), place.after(i));
@@ -445,8 +454,9 @@ impl Ledger {
         let Some(waiters) = self.waiting.remove(&on) else { return };
         self.waiters -= waiters.len();
         for Waiter { vm, page } in waiters {
-            self.vm_mut(vm).waits -= 1;
-            self.set(vm, page, 1, place);
+            if self.vm_mut(vm).waits.remove(&page) {
+                self.set(vm, page, 1, place);
+            }
         }
     }
 
@@ -475,7 +485,7 @@ impl Ledger {
         if vm.places.missing() == 0 {
             return Ok(Readiness::Whole(vm.digest));
         }
-        if vm.waits == vm.places.missing()
+        if vm.waits.len() as u64 == vm.places.missing()
             && let Some((page, of, of_page)) = self.first_wait(id)
         {
             return match &self.vms[of] {
@@ -484,11 +494,8 @@ impl Ledger {
             };
         }
         let missing = vm.places.runs().filter(|run| run.place.is_none());
-        let waits = |page: u64| {
-            self.waiting.values().any(|all| all.iter().any(|w| w.vm == id && w.page == page))
-        };
         let mut missing = missing.flat_map(|run| run.page..run.page + run.pages);
-        let page = missing.find(|&page| !waits(page)).unwrap_or(0);
+        let page = missing.find(|page| !vm.waits.contains(page)).unwrap_or(0);
         Err(LedgerError::Missing { name: vm.name.clone(), page })
     }
 
@@ -506,8 +513,10 @@ impl Ledger {
     }
 
     fn first_wait(&self, id: VmId) -> Option<(u64, VmId, u64)> {
+        let waits = &self.vm(id).waits;
         let all = self.waiting.iter().flat_map(|(&(of, of_page), all)| {
-            all.iter().filter(|w| w.vm == id).map(move |w| (w.page, of, of_page))
+            let ours = all.iter().filter(|w| w.vm == id && waits.contains(&w.page));
+            ours.map(move |w| (w.page, of, of_page))
         });
         all.min()
     }

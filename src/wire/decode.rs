@@ -67,6 +67,17 @@ impl Decoder {
         matches!(self.state, State::Frame)
     }
 
+    /// The header's bytes as they came, zero before: with the minor version and the optional
+    /// features of a later writer, over which the seal goes as well.
+    pub const fn header(&self) -> &[u8; HEADER] {
+        &self.header
+    }
+
+    /// Frames taken so far.
+    pub const fn frames(&self) -> u32 {
+        self.next
+    }
+
     /// Bytes taken so far.
     pub const fn read(&self) -> u64 {
         self.read

@@ -26,6 +26,9 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 pub(crate) fn run(cli: &Cli) -> Result<Exit> {
+    if let Some(file) = &cli.explain {
+        return crate::explain::run(file, cli.quiet);
+    }
     if cli.into.is_none() && cli.image.is_empty() && !cli.discard {
         return Err(Misuse("where to? Name a herd by --into DIR, or images by --image NAME=FILE; --discard only proves a stream".to_owned()).into());
     }

@@ -322,7 +322,9 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         }
         self.round = number;
         for vm in self.declared.iter().filter(|vm| !vm.shape.foreign) {
-            self.site.desk.lock().next_round(vm.id);
+            let mut ledger = self.site.desk.lock();
+            ledger.readiness(vm.id)?; // each page comes in the first round
+            ledger.next_round(vm.id);
         }
         Ok(())
     }
@@ -382,8 +384,7 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
     }
 
     fn expected_seal(&self) -> [u8; 16] {
-        let header = self.header.as_ref().map_or([0; crate::wire::header::HEADER], Header::write);
-        let mut seal = Seal::new(&header);
+        let mut seal = Seal::new(self.decoder.header());
         for vm in &self.declared {
             seal.vm(&vm.shape, vm.digest);
         }
@@ -428,9 +429,9 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
 
     fn resolve(&mut self, session: Session) -> Result<Received, ReceiveError> {
         self.needs(feature::ANSWERS, "it asks and takes no answer")?;
-        if self.phase != Phase::Declaring || !self.declared.is_empty() {
+        if self.decoder.frames() != 1 {
             return Err(
-                WireError::Wrong("it asks for a session after it has declared something").into()
+                WireError::Wrong("it asks for a session after it has said something else").into()
             );
         }
         let committed = self.site.store.resolve(&session.to_string())?;
