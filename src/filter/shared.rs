@@ -35,6 +35,10 @@ pub struct Shared {
     verify: bool,
     /// Candidates that the proof refused.
     refused: u64,
+    /// Pages of the present batch that are proven to be those of another sender. Whoever reads the
+    /// digest must know their content, and nobody has read it here yet: they are settled once that
+    /// is done, so that only their bytes are spared.
+    foreign: Vec<Candidate>,
 }
 
 impl Shared {
@@ -99,6 +103,7 @@ impl Filter for Shared {
     }
 
     fn by_facts(&mut self, batch: &mut Batch, world: &dyn World) -> u64 {
+        self.foreign.clear();
         let candidates: Vec<Candidate> = batch
             .open()
             .filter_map(|at| Some((at, self.find(frame_of(batch.facts[at])?)?)))
@@ -106,6 +111,22 @@ impl Filter for Shared {
         let within = within(batch, &candidates);
         let pages = self.settle(batch, candidates, world);
         pages + settle_within(batch, &within, self.unproven, world)
+    }
+
+    fn by_content(&mut self, batch: &mut Batch, _world: &dyn World) -> u64 {
+        let mut pages = 0;
+        for (at, sent) in std::mem::take(&mut self.foreign) {
+            if batch.settled[at].is_some() || !batch.was_read[at] {
+                continue;
+            }
+            batch.settled[at] = Some(Settled::Same { vm: sent.vm, page: sent.page });
+            pages += 1;
+            // the next page on that frame need not be read
+            if let (Some(frame), Some(hash)) = (frame_of(batch.facts[at]), batch.hashes[at]) {
+                self.insert(frame, Sent { hash: Some(hash), ..sent });
+            }
+        }
+        pages
     }
 
     fn learn(&mut self, batch: &Batch) {
@@ -142,7 +163,8 @@ impl Shared {
                 continue;
             }
             if sent.hash.is_none() {
-                continue; // a page of another sender: settled once its hash is known, by content
+                self.foreign.push((at, sent));
+                continue;
             }
             batch.settled[at] = Some(Settled::Same { vm: sent.vm, page: sent.page });
             batch.hashes[at] = sent.hash;
@@ -334,6 +356,35 @@ mod tests {
         world.facts.insert((0, 0), on(10)); // it has left meanwhile
         batch.settled = vec![None; 3];
         assert_eq!(Shared::default().by_facts(&mut batch, &world), 0);
+    }
+
+    #[test]
+    fn a_page_that_another_sender_sends_is_referred_to_once_it_is_read() {
+        let mut world = Made::default();
+        world.facts.insert((0, 5), on(77));
+        world.facts.insert((1, 9), on(77));
+        let mut theirs = Batch::default();
+        theirs.reset(0, 5, 1);
+        theirs.facts[0] = on(77);
+        let mut filter = Shared::default();
+        filter.learn_foreign(&theirs);
+        let mut batch = candidate();
+        assert_eq!(filter.by_facts(&mut batch, &world), 0, "the digest needs its content");
+        let content = read(1, 9, &[vec![1; 4096]]);
+        let mut batch = Batch { facts: batch.facts, ..content };
+        assert_eq!(filter.by_content(&mut batch, &world), 1);
+        let same = Some(Settled::Same { vm: 0, page: 5 });
+        assert_eq!(batch.settled, [same]);
+        let mut next = candidate();
+        assert_eq!(filter.by_facts(&mut next, &world), 1, "its hash is known now");
+        assert_eq!((next.settled[0], next.hashes[0]), (same, batch.hashes[0]));
+        // one that has left the frame is not referred to
+        world.facts.insert((0, 5), on(78));
+        let mut filter = Shared::default();
+        filter.learn_foreign(&theirs);
+        assert_eq!(filter.by_facts(&mut candidate(), &world), 0);
+        let mut batch = Batch { facts: vec![on(77)], ..read(1, 9, &[vec![1; 4096]]) };
+        assert_eq!(filter.by_content(&mut batch, &world), 0);
     }
 
     #[test]

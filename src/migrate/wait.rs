@@ -82,8 +82,7 @@ impl Desk {
                     let name = ledger.name(id).to_owned();
                     return Err(LedgerError::Digest { name, found, wanted }.into());
                 }
-                Readiness::Waits { of, of_page } => {
-                    let page = ledger.waiting_for(id).map_or(0, |(page, ..)| page);
+                Readiness::Waits { page, of, of_page } => {
                     // ours is one of those that are left
                     if self.streams().left <= 1 {
                         return Err(ledger.never((id, page), &of, of_page).into());

@@ -6,15 +6,14 @@
 //! slots that are given out here, and says so afterwards with [`Ledger::landed`].
 //!
 //! A reference may arrive before its page, if that comes in another stream (Eswaran 2024, §5.5.3:
-//! there the receiver waits busily). Here it is written down, at most [`MAX_WAITING`] of them, and
-//! settled at the moment when the page lands.
+//! there the receiver waits busily). Here it stands in the table of places like any other place, as
+//! `Local`: page so and so of that VM. It is settled when the VM that has it is asked whether it is
+//! whole. So what waits costs no more than what has come.
 
 use crate::base::digest::{Hashing, MemoryDigest, PageHash};
+use crate::base::places::Run;
 use crate::base::{Place, Places};
-use std::collections::{HashMap, HashSet};
-
-/// References that can wait for their pages, 24 bytes each.
-pub const MAX_WAITING: usize = 1 << 20;
+use std::collections::HashMap;
 
 /// Number of a memory in a ledger.
 pub type VmId = usize;
@@ -90,9 +89,6 @@ pub enum LedgerError {
         /// Which page of it.
         of_page: u64,
     },
-    /// Too many references wait.
-    #[error("more than {MAX_WAITING} references wait for pages of other streams")]
-    TooManyWait,
     /// A foreign VM of another shape.
     #[error("VM {0} is not the one that the stream refers to: it has other blocks")]
     OtherShape(String),
@@ -128,14 +124,6 @@ struct Vm {
     again: Option<Places>,
     /// It is only referred to until a stream declares it.
     expected: bool,
-    /// Its pages that wait for those of others.
-    waits: HashSet<u64>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Waiter {
-    vm: VmId,
-    page: u64,
 }
 
 /// The hashes of slots, in pieces, so that growing copies nothing.
@@ -181,9 +169,22 @@ pub struct Ledger {
     hashes: Hashes,
     templates: Vec<TemplateHashes>,
     vms: Vec<Option<Vm>>,
+    /// Names of those that were given up.
+    gone: HashMap<VmId, String>,
     by_name: HashMap<String, VmId>,
-    waiting: HashMap<(VmId, u64), Vec<Waiter>>,
-    waiters: usize,
+}
+
+/// A page that waits, and for which of which VM.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    page: u64,
+    of: VmId,
+    of_page: u64,
+}
+
+/// The place of a page that waits for one of another VM.
+fn waiting(of: VmId, page: u64) -> Place {
+    Place::Local { file: u32::try_from(of).unwrap_or(u32::MAX), page }
 }
 
 /// Is a memory whole?
@@ -191,8 +192,10 @@ pub struct Ledger {
 pub enum Readiness {
     /// It is, and has this digest.
     Whole(MemoryDigest),
-    /// It waits for this page of this VM of another stream.
+    /// It waits for a page of another stream.
     Waits {
+        /// Its own page that waits.
+        page: u64,
         /// The VM.
         of: String,
         /// The page.
@@ -213,9 +216,8 @@ impl Ledger {
             hashes,
             templates: Vec::new(),
             vms: Vec::new(),
+            gone: HashMap::new(),
             by_name: HashMap::new(),
-            waiting: HashMap::new(),
-            waiters: 0,
         }
     }
 
@@ -286,7 +288,6 @@ impl Ledger {
             digest: MemoryDigest::default(),
             again: None,
             expected,
-            waits: HashSet::new(),
         }));
         let id = self.vms.len() - 1;
         self.by_name.insert(name.to_owned(), id);
@@ -301,9 +302,11 @@ impl Ledger {
         self.vms[id].as_mut().expect("a VM that was given up is not named again")
     }
 
-    /// Its name.
+    /// Its name, also where it was given up.
     pub fn name(&self, id: VmId) -> &str {
-        &self.vm(id).name
+        self.vms[id]
+            .as_ref()
+            .map_or_else(|| self.gone.get(&id).map_or("?", String::as_str), |vm| vm.name.as_str())
     }
 
     /// Its blocks.
@@ -327,9 +330,7 @@ impl Ledger {
         self.within(id, page, pages)?;
         let vm = self.vm_mut(id);
         let seen = vm.again.as_ref().unwrap_or(&vm.places);
-        let waits = vm.again.is_none() && !vm.waits.is_empty();
-        let waiting = || (page..page + pages).find(|page| waits && vm.waits.contains(page));
-        if let Some(twice) = seen.first_known(page, pages).or_else(waiting) {
+        if let Some(twice) = seen.first_known(page, pages) {
             return Err(LedgerError::Twice { name: vm.name.clone(), page: twice });
         }
         if let Some(again) = &mut vm.again {
@@ -393,11 +394,16 @@ impl Ledger {
         (of, of_page): (VmId, u64),
         may_wait: bool,
     ) -> Result<(), LedgerError> {
+        if self.vms[of].is_none() {
+            // its stream has failed since this one began to refer to it
+            return Err(self.never((id, page), self.name(of), of_page));
+        }
         self.within(of, of_page, pages)?;
         for i in 0..pages {
-            match self.vm(of).places.get(of_page + i) {
-                Some(place) => self.set(id, page + i, 1, place),
-                None if may_wait && of != id => self.wait(id, page + i, (of, of_page + i))?,
+            let waits = may_wait && of != id;
+            let place = match self.vm(of).places.get(of_page + i) {
+                Some(place) => place,
+                None if waits => waiting(of, of_page + i),
                 None => {
                     return Err(LedgerError::Dangling {
                         name: self.name(id).to_owned(),
@@ -406,18 +412,9 @@ impl Ledger {
                         of_page: of_page + i,
                     });
                 }
-            }
+            };
+            self.set(id, page + i, 1, place);
         }
-        Ok(())
-    }
-
-    fn wait(&mut self, vm: VmId, page: u64, on: (VmId, u64)) -> Result<(), LedgerError> {
-        if self.waiters >= MAX_WAITING {
-            return Err(LedgerError::TooManyWait);
-        }
-        self.waiting.entry(on).or_default().push(Waiter { vm, page });
-        self.waiters += 1;
-        self.vm_mut(vm).waits.insert(page);
         Ok(())
     }
 
@@ -435,29 +432,36 @@ impl Ledger {
                 new.into_iter().for_each(|term| digest.add(term));
             }
         }
-        let vm = self.vm_mut(id);
-        vm.places.set(page, pages, place);
-        if !vm.waits.is_empty() {
-            // a page that comes again in a later round waits no more
-            for page in page..page + pages {
-                vm.waits.remove(&page);
-            }
-        }
-        if self.waiters > 0 {
-            for i in 0..pages {
-                self.wake((id, page + i), place.after(i));
-            }
-        }
+        self.vm_mut(id).places.set(page, pages, place);
     }
 
-    fn wake(&mut self, on: (VmId, u64), place: Place) {
-        let Some(waiters) = self.waiting.remove(&on) else { return };
-        self.waiters -= waiters.len();
-        for Waiter { vm, page } in waiters {
-            if self.vm_mut(vm).waits.remove(&page) {
-                self.set(vm, page, 1, place);
+    /// Settles what waits for pages that have come since; returns the first that still waits.
+    fn settle_waiting(&mut self, id: VmId) -> Option<Wait> {
+        let waits = |run: &Run| matches!(run.place, Some(Place::Local { .. }));
+        let runs: Vec<Run> = self.vm(id).places.runs().filter(waits).collect();
+        let mut first = None;
+        for run in runs {
+            for i in 0..run.pages {
+                let page = run.page + i;
+                let (of, of_page) = match run.place.map(|place| place.after(i)) {
+                    Some(Place::Local { file, page }) => (file as VmId, page),
+                    _ => continue,
+                };
+                match self.vms[of].as_ref().and_then(|vm| vm.places.get(of_page)) {
+                    // one that waits itself is settled with its own VM
+                    Some(Place::Local { .. }) | None => {
+                        first = first.or(Some(Wait { page, of, of_page }));
+                    }
+                    Some(place) => {
+                        let term = self.term(page, place);
+                        let vm = self.vm_mut(id);
+                        term.into_iter().for_each(|term| vm.digest.add(term));
+                        vm.places.set(page, 1, place);
+                    }
+                }
             }
         }
+        first
     }
 
     fn term(&self, page: u64, place: Place) -> Option<u128> {
@@ -480,45 +484,29 @@ impl Ledger {
     ///
     /// # Errors
     /// Where a page was never sent, or one that it refers to can no longer come.
-    pub fn readiness(&self, id: VmId) -> Result<Readiness, LedgerError> {
+    pub fn readiness(&mut self, id: VmId) -> Result<Readiness, LedgerError> {
         let vm = self.vm(id);
-        if vm.places.missing() == 0 {
-            return Ok(Readiness::Whole(vm.digest));
+        if vm.places.missing() > 0 {
+            let missing = vm.places.runs().find(|run| run.place.is_none());
+            let page = missing.map_or(0, |run| run.page);
+            return Err(LedgerError::Missing { name: vm.name.clone(), page });
         }
-        if vm.waits.len() as u64 == vm.places.missing()
-            && let Some((page, of, of_page)) = self.first_wait(id)
-        {
-            return match &self.vms[of] {
-                Some(other) => Ok(Readiness::Waits { of: other.name.clone(), of_page }),
-                None => Err(self.never((id, page), "of a stream that failed", of_page)),
-            };
+        match self.settle_waiting(id) {
+            None => Ok(Readiness::Whole(self.vm(id).digest)),
+            Some(Wait { page, of, of_page }) if self.vms[of].is_none() => {
+                Err(self.never((id, page), self.name(of), of_page))
+            }
+            Some(Wait { page, of, of_page }) => {
+                let of = self.name(of).to_owned();
+                Ok(Readiness::Waits { page, of, of_page })
+            }
         }
-        let missing = vm.places.runs().filter(|run| run.place.is_none());
-        let mut missing = missing.flat_map(|run| run.page..run.page + run.pages);
-        let page = missing.find(|page| !vm.waits.contains(page)).unwrap_or(0);
-        Err(LedgerError::Missing { name: vm.name.clone(), page })
     }
 
     /// The error of a reference whose page can no longer come.
     pub fn never(&self, (id, page): (VmId, u64), of: &str, of_page: u64) -> LedgerError {
         let name = self.name(id).to_owned();
         LedgerError::NeverArrived { name, page, of: of.to_owned(), of_page }
-    }
-
-    /// The first reference of this VM that waits: its page, the VM and page that it waits for.
-    pub fn waiting_for(&self, id: VmId) -> Option<(u64, String, u64)> {
-        let (page, of, of_page) = self.first_wait(id)?;
-        let name = self.vms[of].as_ref().map_or_else(|| "?".to_owned(), |vm| vm.name.clone());
-        Some((page, name, of_page))
-    }
-
-    fn first_wait(&self, id: VmId) -> Option<(u64, VmId, u64)> {
-        let waits = &self.vm(id).waits;
-        let all = self.waiting.iter().flat_map(|(&(of, of_page), all)| {
-            let ours = all.iter().filter(|w| w.vm == id && waits.contains(&w.page));
-            ours.map(move |w| (w.page, of, of_page))
-        });
-        all.min()
     }
 
     /// Will a stream bring this VM, as far as is known: is it declared and not given up?
@@ -532,12 +520,7 @@ impl Ledger {
         let Some(vm) = self.vms[id].take() else { return };
         self.pages = self.pages.saturating_sub(vm.places.pages());
         self.by_name.remove(&vm.name);
-        for all in self.waiting.values_mut() {
-            let before = all.len();
-            all.retain(|waiter| waiter.vm != id);
-            self.waiters -= before - all.len();
-        }
-        self.waiting.retain(|_, all| !all.is_empty());
+        self.gone.insert(id, vm.name.clone());
     }
 }
 

@@ -38,14 +38,13 @@ fn a_reference_before_its_page_waits_and_is_settled_when_it_lands() {
     let a = all.refer("a", &blocks(2)).unwrap();
     all.arrive(b, 0, 2).unwrap();
     all.same(b, 0, 2, (a, 0), true).unwrap();
-    assert_eq!(all.readiness(b).unwrap(), Readiness::Waits { of: "a".into(), of_page: 0 });
+    assert_eq!(all.readiness(b).unwrap(), Readiness::Waits { page: 0, of: "a".into(), of_page: 0 });
     assert!(all.is_expected("a"));
     assert_eq!(all.declare("a", &blocks(2)).unwrap(), a);
     land(&mut all, a, 0, &[5]);
     assert!(matches!(all.readiness(b).unwrap(), Readiness::Waits { of_page: 1, .. }));
     land(&mut all, a, 1, &[6]);
     assert_eq!(all.readiness(a).unwrap(), all.readiness(b).unwrap());
-    assert!(all.waiting.is_empty() && all.waiters == 0);
 }
 
 #[test]
@@ -55,7 +54,8 @@ fn what_never_arrives_is_named() {
     let a = all.refer("a", &blocks(2)).unwrap();
     all.arrive(b, 0, 1).unwrap();
     all.same(b, 0, 1, (a, 1), true).unwrap();
-    assert_eq!(all.waiting_for(b), Some((0, "a".into(), 1)));
+    let waits = Readiness::Waits { page: 0, of: "a".into(), of_page: 1 };
+    assert_eq!(all.readiness(b), Ok(waits));
     all.give_up(a);
     assert!(matches!(all.readiness(b), Err(LedgerError::NeverArrived { of_page: 1, .. })));
 }
@@ -102,4 +102,36 @@ fn a_template_settles_pages_by_its_hashes() {
     all.next_round(a);
     let beyond = all.settle(a, 0, 2, Place::Template { file: template, page: 2 });
     assert_eq!(beyond, Err(LedgerError::BeyondTemplate { page: 3, pages: 3 }));
+}
+
+#[test]
+fn a_reference_to_a_vm_whose_stream_has_failed_names_it() {
+    let mut all = ledger();
+    let b = all.declare("b", &blocks(2)).unwrap();
+    let a = all.refer("a", &blocks(2)).unwrap();
+    assert_eq!(all.declare("a", &blocks(2)).unwrap(), a);
+    land(&mut all, a, 0, &[5]);
+    all.arrive(b, 0, 1).unwrap();
+    all.same(b, 0, 1, (a, 0), true).unwrap();
+    all.give_up(a);
+    all.arrive(b, 1, 1).unwrap();
+    let error = all.same(b, 1, 1, (a, 0), true).unwrap_err();
+    let (name, of) = ("b".to_owned(), "a".to_owned());
+    assert_eq!(error, LedgerError::NeverArrived { name, page: 1, of, of_page: 0 });
+    assert_eq!(all.places(b).get(0), Some(Place::Pool { page: 0 }), "what came before stays");
+}
+
+#[test]
+fn what_waits_costs_what_a_run_costs_and_a_later_round_ends_it() {
+    let mut all = Ledger::new(Hashing::Plain, 0, 1 << 24);
+    let b = all.declare("b", &blocks(1 << 22)).unwrap();
+    let a = all.refer("a", &blocks(1 << 22)).unwrap();
+    all.arrive(b, 0, 1 << 22).unwrap();
+    all.same(b, 0, 1 << 22, (a, 0), true).unwrap();
+    assert_eq!(all.places(b).runs().count(), 1);
+    assert!(matches!(all.arrive(b, 5, 1), Err(LedgerError::Twice { page: 5, .. })));
+    all.next_round(b);
+    all.arrive(b, 0, 1 << 22).unwrap();
+    all.settle(b, 0, 1 << 22, Place::Zero).unwrap();
+    assert!(matches!(all.readiness(b), Ok(Readiness::Whole(_))));
 }

@@ -1,8 +1,9 @@
 //! A VM of a herd directory as a source of facts: its places, and the pages of the pool behind
 //! them.
 //!
-//! The pool is mapped here and those of its pages are touched that are in memory already, so that
-//! our own page table tells their frames: two VMs that have a page in common have it on one frame.
+//! The pool and the templates are mapped here and those of their pages are touched that are in memory
+//! already, so that our own page table tells their frames: two VMs that have a page in common have it
+//! on one frame.
 
 use super::{Fate, PageSource};
 use crate::abi::ksm::KsmStat;
@@ -130,7 +131,6 @@ pub struct HerdMemory {
     /// Where its pages are.
     pub places: Places,
     pool: File,
-    pool_pages: u64,
     templates: Vec<Option<File>>,
 }
 
@@ -176,13 +176,32 @@ impl HerdMemory {
         }
         let open =
             |(file, named): (&MapFile, &bool)| named.then(|| template(file, &path)).transpose();
-        let templates = header.files.iter().zip(&named).map(open).collect::<Result<_, _>>()?;
-        Ok(Self { blocks, places, pool, pool_pages, templates })
+        let templates: Vec<Option<File>> =
+            header.files.iter().zip(&named).map(open).collect::<Result<_, _>>()?;
+        for run in &runs {
+            let Place::Template { file, page } = run.place else { continue };
+            let template = templates[file as usize].as_ref().and_then(|t| t.metadata().ok());
+            let pages = template.map_or(0, |meta| meta.len() / PAGE_SIZE);
+            if page.saturating_add(run.pages) > pages {
+                return Err(damaged("it refers to pages beyond the end of a template".to_owned()));
+            }
+        }
+        Ok(Self { blocks, places, pool, templates })
     }
 
     /// Which file the pool is.
     pub fn pool_id(&self) -> Option<FileId> {
         self.pool.metadata().ok().map(|meta| super::image::id_of(&meta))
+    }
+
+    /// Which files the templates are, in the order in which places name them; of one that no place
+    /// names, nothing.
+    pub fn template_ids(&self) -> Vec<FileId> {
+        let id = |file: &Option<File>| {
+            let meta = file.as_ref().and_then(|file| file.metadata().ok());
+            meta.map(|meta| super::image::id_of(&meta)).unwrap_or_default()
+        };
+        self.templates.iter().map(id).collect()
     }
 
     /// Copies the content of consecutive pages.
@@ -234,8 +253,9 @@ pub struct HerdSource {
     blocks: Vec<Vma>,
     /// First page of each block in the VM.
     starts: Vec<u64>,
-    /// Keeps the pages in our page table.
-    pool: Option<Mapping>,
+    /// Keep the pages in our page table: of the pool, then of each template. `None` where nothing of
+    /// it is mapped.
+    mappings: Vec<Option<Mapping>>,
 }
 
 impl HerdSource {
@@ -243,7 +263,13 @@ impl HerdSource {
     pub fn open(vm: &HerdVm) -> Result<Self, HerdError> {
         let memory = HerdMemory::open(vm)?;
         let path = vm.dir.join(POOL);
-        let pool = map_pool(&memory).map_err(failed(&path))?;
+        let files = std::iter::once(Some(&memory.pool));
+        let files = files.chain(memory.templates.iter().map(Option::as_ref));
+        let mappings = (0..).zip(files).map(|(index, file)| match file {
+            Some(file) => map_file_of(&memory, index, file),
+            None => Ok(None),
+        });
+        let mappings = mappings.collect::<io::Result<_>>().map_err(failed(&path))?;
         let file = memory.pool_id();
         let (mut blocks, mut starts, mut at, mut start) = (Vec::new(), Vec::new(), 1 << 18, 0);
         for (name, pages) in &memory.blocks {
@@ -263,7 +289,7 @@ impl HerdSource {
         }
         let pagemap =
             File::open("/proc/self/pagemap").map_err(failed(Path::new("/proc/self/pagemap")))?;
-        Ok(Self { memory, pagemap, blocks, starts, pool })
+        Ok(Self { memory, pagemap, blocks, starts, mappings })
     }
 
     /// The page of the VM at a page of its address space.
@@ -273,27 +299,38 @@ impl HerdSource {
         Some(self.starts[index] + at - block.pages.start)
     }
 
-    fn slot(&self, at: u64) -> Option<u64> {
-        match self.memory.places.get(self.page(at)?)? {
-            Place::Pool { page } => Some(page),
-            _ => None,
-        }
+    /// Which mapping a page is in, and which page of that.
+    fn home(&self, at: u64) -> Option<(usize, u64)> {
+        home(self.memory.places.get(self.page(at)?)?)
     }
 }
 
-fn map_pool(memory: &HerdMemory) -> io::Result<Option<Mapping>> {
-    if memory.pool_pages == 0 {
+/// The mapping of a place, 0 for the pool and the templates from 1 on, and the page in it.
+fn home(place: Place) -> Option<(usize, u64)> {
+    match place {
+        Place::Pool { page } => Some((0, page)),
+        Place::Template { file, page } => Some((file as usize + 1, page)),
+        Place::Zero | Place::Unused | Place::Local { .. } | Place::Bytes => None,
+    }
+}
+
+/// Maps the pool or a template, and touches those pages of it that the VM has and that are in memory.
+fn map_file_of(memory: &HerdMemory, index: usize, file: &File) -> io::Result<Option<Mapping>> {
+    let pages = file.metadata()?.len() / PAGE_SIZE;
+    if pages == 0 {
         return Ok(None);
     }
-    let mapping = Mapping::read_only_file(&memory.pool, memory.pool_pages)?;
+    let mapping = Mapping::read_only_file(file, pages)?;
     mapping.advise(memmap2::Advice::Random)?;
-    cache::no_readahead(&memory.pool)?;
-    let cached = cache::resident(&memory.pool, PageRange::of(0, memory.pool_pages))?;
+    cache::no_readahead(file)?;
+    let cached = cache::resident(file, PageRange::of(0, pages))?;
     for run in memory.places.runs() {
-        let Some(Place::Pool { page }) = run.place else { continue };
-        for slot in page..page + run.pages {
-            if cached.get(usize::try_from(slot).unwrap_or(usize::MAX)) == Some(&true) {
-                mapping.touch(slot);
+        let Some((_, first)) = run.place.and_then(home).filter(|(of, _)| *of == index) else {
+            continue;
+        };
+        for page in first..first + run.pages {
+            if cached.get(usize::try_from(page).unwrap_or(usize::MAX)) == Some(&true) {
+                mapping.touch(page);
             }
         }
     }
@@ -306,22 +343,20 @@ impl PageSource for HerdSource {
     }
 
     fn facts(&self, first: u64, out: &mut [Entry]) -> io::Result<usize> {
-        let Some(pool) = &self.pool else {
-            out.fill(Entry(0));
-            return Ok(out.len());
-        };
-        let base = pool.pages().start;
         let mut at = 0;
         while at < out.len() {
-            let slot = self.slot(first + at as u64);
+            let home = self.home(first + at as u64);
             let follows = |i: usize| {
-                let next = self.slot(first + i as u64);
-                next == slot.map(|slot| slot + (i - at) as u64)
+                let next = self.home(first + i as u64);
+                next == home.map(|(of, page)| (of, page + (i - at) as u64))
             };
             let end = (at + 1..out.len()).find(|&i| !follows(i)).unwrap_or(out.len());
-            match slot {
-                Some(slot) => {
-                    pagemap::read(&self.pagemap, base + slot, &mut out[at..end])?;
+            let mapping =
+                home.and_then(|(of, page)| Some((self.mappings.get(of)?.as_ref()?, page)));
+            match mapping {
+                Some((mapping, page)) => {
+                    let start = mapping.pages().start + page;
+                    pagemap::read(&self.pagemap, start, &mut out[at..end])?;
                 }
                 None => out[at..end].fill(Entry(0)),
             }

@@ -162,10 +162,20 @@ impl Herd {
 
     fn record(&self, state: &mut State, entry: Entry) -> Result<(), StoreError> {
         let failed = || StoreError::io(self.path.join(JOURNAL), "writing the journal");
-        state.journal.write_all(entry.to_string().as_bytes()).map_err(failed())?;
-        state.journal.sync_data().map_err(failed())?;
-        state.entries.push(entry);
-        Ok(())
+        let before = state.journal.metadata().map_err(failed())?.len();
+        let line = entry.to_string();
+        let written = state.journal.write_all(line.as_bytes());
+        match written.and_then(|()| state.journal.sync_data()) {
+            Ok(()) => {
+                state.entries.push(entry);
+                Ok(())
+            }
+            Err(e) => {
+                // whoever reads it later must not find what was not said
+                let _ = state.journal.set_len(before).and_then(|()| state.journal.sync_data());
+                Err(failed()(e))
+            }
+        }
     }
 }
 
@@ -227,6 +237,9 @@ impl Store for Herd {
     }
 
     fn forget(&self, session: &str, vms: &[&str]) {
+        if matches!(verdict(&self.state().entries, session), Some(Verdict::Committed(_))) {
+            return; // maps that could not be named yet: who opens the herd next does it
+        }
         for vm in vms {
             let _ =
                 unlinkat(&self.dir, part_file(vm, session).as_str(), UnlinkatFlags::NoRemoveDir);

@@ -31,10 +31,11 @@ pub use error::TransportError;
 pub use tls::TlsFiles;
 
 use crate::base::address::Address;
+use crate::sys::fd::{Want, wait};
 use paced::{Monotonic, Paced};
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 /// Where bytes come from.
@@ -266,6 +267,20 @@ impl Listener {
             Kind::Unix(bound) => bound.accept(&self.options),
         }?;
         Ok(channel.paced(&self.options))
+    }
+
+    /// Waits until a sender is there, so that [`Self::accept`] returns soon; at most `limit`. Is one
+    /// there? Always so where the medium is no socket.
+    ///
+    /// # Errors
+    /// What the kernel says of the socket.
+    pub fn wait(&self, limit: Duration) -> io::Result<bool> {
+        let socket = match &self.kind {
+            Kind::Once(_) => return Ok(true),
+            Kind::Tcp(listener) | Kind::Tls(listener, _) => listener.as_fd(),
+            Kind::Unix(bound) => bound.as_fd(),
+        };
+        wait(socket, Want::Read, Some(limit))
     }
 
     /// Where it listens: with the port that was found, where any was asked for.

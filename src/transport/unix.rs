@@ -6,6 +6,7 @@ use crate::base::address::Address;
 use crate::sys::socket::listen_unix;
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -60,6 +61,12 @@ impl Bound {
         let (stream, _) =
             accepted.map_err(|e| TransportError::of(&what, "take a connection", e))?;
         Plain::new(stream, &what, options).map(Channel::of_socket)
+    }
+}
+
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 

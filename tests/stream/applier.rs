@@ -95,7 +95,6 @@ pub(crate) fn kind_of_ledger(error: &LedgerError) -> Kind {
         LedgerError::Missing { .. } => "missing",
         LedgerError::Dangling { .. } => "dangling",
         LedgerError::NeverArrived { .. } => "never-arrived",
-        LedgerError::TooManyWait => "too-many-wait",
         LedgerError::OtherShape(_) => "other-shape",
         LedgerError::BeyondTemplate { .. } => "beyond-template",
         LedgerError::Digest { .. } => "digest",
@@ -217,7 +216,7 @@ impl<'a> Applier<'a> {
     }
 
     /// Is it whole, with this digest? False where it waits for pages of other streams.
-    fn whole(&self, id: VmId, wanted: [u8; 16], now: bool) -> Result<bool, Kind> {
+    fn whole(&mut self, id: VmId, wanted: [u8; 16], now: bool) -> Result<bool, Kind> {
         match self.ledger.readiness(id).map_err(|e| kind_of_ledger(&e))? {
             Readiness::Whole(found) => {
                 let fits = found == MemoryDigest::from_bytes(wanted) || self.has(Fault::Digest);
@@ -619,7 +618,10 @@ impl<'a> Applier<'a> {
             Base::Earlier => {
                 self.needs(stream, feature::ROUNDS)?;
                 for (page, out) in (page..).zip(out.chunks_mut(PAGE)) {
-                    let place = self.ledger.places(id).get(page).ok_or("wrong")?;
+                    let place = self.ledger.places(id).get(page);
+                    // a page that waits for another stream has no content yet
+                    let place = place.filter(|place| !matches!(place, Place::Local { .. }));
+                    let place = place.ok_or("wrong")?;
                     if !self.has(Fault::Earlier) {
                         self.read(place, out);
                     }

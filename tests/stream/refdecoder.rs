@@ -8,7 +8,6 @@ use std::rc::Rc;
 
 type Kind = &'static str;
 
-const MOST_WAIT: usize = 1 << 20;
 const MOST_PAGES: u64 = (1 << 40) - 1;
 
 /// Content of a page; none is zero.
@@ -34,7 +33,6 @@ pub(crate) struct World<'a> {
     given: &'a Given,
     vms: Vec<Vm>,
     waiters: BTreeMap<(usize, u64), Vec<(usize, u64)>>,
-    waiting: usize,
     /// VMs that are complete but for pages of others: stream, VM, digest.
     pending: Vec<(usize, usize, [u8; 16])>,
     /// What would have been the right digest or seal where a wrong one was refused.
@@ -83,7 +81,6 @@ impl<'a> World<'a> {
             given,
             vms: Vec::new(),
             waiters: BTreeMap::new(),
-            waiting: 0,
             pending: Vec::new(),
             right: None,
             applied: Vec::new(),
@@ -472,10 +469,6 @@ impl<'a> World<'a> {
         if (pages.page..page).any(|page| own.came[page as usize]) {
             return Err("twice");
         }
-        let waits = |cell: &&Cell| matches!(cell, Cell::Waits(..));
-        if self.waiting + staged.values().filter(waits).count() > MOST_WAIT {
-            return Err("too-many-wait");
-        }
         let index = own.index;
         let own = &mut stream.vms[pages.vm as usize];
         own.came[pages.page as usize..page as usize].fill(true);
@@ -490,10 +483,8 @@ impl<'a> World<'a> {
     /// Puts a page in, and in the place of the references that wait for it.
     fn set(&mut self, vm: usize, page: u64, cell: &Cell) {
         let at = &mut self.vms[vm].cells[page as usize];
-        self.waiting -= usize::from(matches!(at, Cell::Waits(..)));
         *at = cell.clone();
         if let &Cell::Waits(of, of_page) = cell {
-            self.waiting += 1;
             self.waiters.entry((of, of_page)).or_default().push((vm, page));
             return;
         }

@@ -22,8 +22,12 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
+
+/// How often a listener looks whether all streams have come elsewhere.
+const LOOK: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     if let Some(file) = &cli.explain {
@@ -136,9 +140,10 @@ fn take(cli: &Cli, site: &Site, listeners: Vec<Listener>) -> Vec<Result<Received
             .map(|mut l| l.accept().map_err(Into::into).and_then(|c| one(site, c, &bar)))
             .collect();
     }
+    let enough = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for mut listener in listeners {
-            let (say, bar) = (say.clone(), &bar);
+            let (say, bar, enough) = (say.clone(), &bar, &enough);
             let many = matches!(
                 listener.local(),
                 Address::Tcp { .. } | Address::Tls { .. } | Address::Unix(_)
@@ -146,6 +151,13 @@ fn take(cli: &Cli, site: &Site, listeners: Vec<Listener>) -> Vec<Result<Received
             let turns = if many { streams } else { 1 };
             scope.spawn(move || {
                 for _ in 0..turns {
+                    // all streams may come by another listener: then nobody comes here any more
+                    while !enough.load(Ordering::Relaxed)
+                        && matches!(listener.wait(LOOK), Ok(false))
+                    {}
+                    if enough.load(Ordering::Relaxed) {
+                        return;
+                    }
                     match listener.accept() {
                         Ok(medium) => {
                             let say = say.clone();
@@ -164,7 +176,9 @@ fn take(cli: &Cli, site: &Site, listeners: Vec<Listener>) -> Vec<Result<Received
             });
         }
         drop(say);
-        hear.iter().take(streams).collect()
+        let all = hear.iter().take(streams).collect();
+        enough.store(true, Ordering::Relaxed);
+        all
     })
 }
 

@@ -105,6 +105,8 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
         frozen: Mutex::new(frozen),
         hold: &|| hold(cli, guard.as_ref(), &vms),
         moves: cli.moves,
+        one_way: !medium.two_way,
+        told: cli.moves.then_some((options.session, cli.quiet)),
         bar: progress::pages(
             all,
             if cli.quiet { pageherd::cli::args::When::Never } else { cli.progress },
@@ -231,6 +233,11 @@ struct Watcher<'a> {
     frozen: Mutex<Vec<Frozen>>,
     hold: &'a (dyn Fn() -> Result<Vec<Frozen>> + Sync),
     moves: bool,
+    /// Nobody answers: once all is sent, the far end may have it.
+    one_way: bool,
+    /// The session, to be said before it can become unknown what became of it; and whether to be
+    /// quiet.
+    told: Option<(Session, bool)>,
     bar: indicatif::ProgressBar,
 }
 
@@ -292,7 +299,17 @@ impl Watch for Watcher<'_> {
             return Ok(());
         }
         // killed from now on: whoever comes next must not let it go, or may
-        let keep = state.source() != Source::Ours && !state.may_thaw_when_killed();
+        let last_word = self.one_way && state == Sender::Sealed;
+        let keep = state.source() != Source::Ours && (last_word || !state.may_thaw_when_killed());
+        if let (Sender::CommitAsked, Some((session, quiet))) = (state, self.told) {
+            remark(
+                NAME,
+                quiet,
+                &format!(
+                    "session {session}: the receiver is told to commit; should this command be killed now, ask with --resolve {session}"
+                ),
+            );
+        }
         self.frozen()
             .iter_mut()
             .try_for_each(|hold| hold.keep_when_killed(keep))

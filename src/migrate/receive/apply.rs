@@ -228,9 +228,12 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
                 let template = &self.site.templates[file as usize];
                 template.read(page, out).map_err(ReceiveError::Template)
             }
-            Place::Zero | Place::Unused | Place::Local { .. } | Place::Bytes => {
+            Place::Zero | Place::Unused => {
                 out.fill(0);
                 Ok(())
+            }
+            Place::Local { .. } | Place::Bytes => {
+                Err(WireError::Wrong("a difference is to a page that has not come").into())
             }
         }
     }

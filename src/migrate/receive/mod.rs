@@ -414,7 +414,16 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         let session = self.session();
         let names: Vec<String> = self.own().map(|vm| vm.shape.name.clone()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        self.site.store.publish(&session.to_string(), &names)?;
+        let published = self.site.store.publish(&session.to_string(), &names);
+        if let Err(error) = published {
+            // Once the journal has the session it is ours, though a map has no name yet: it gets
+            // one when the herd is opened next. The sender must not go on with it.
+            if let Ok(Some(true)) = self.site.store.resolve(&session.to_string()) {
+                self.state = self.state.on(ReceiverEvent::Commit)?;
+                let _ = self.answer(&Answer::Committed(session));
+            }
+            return Err(error.into());
+        }
         self.state = self.state.on(ReceiverEvent::Commit)?;
         let vms = self.own().map(|vm| Arrived {
             name: vm.shape.name.clone(),
@@ -449,8 +458,9 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         self.site.store.forget(&self.session().to_string(), &names);
         let ids: Vec<VmId> = self.own().map(|vm| vm.id).collect();
         self.site.desk.give_up(&ids);
-        if self.phase == Phase::Sealed {
-            // the sender may have asked for the commit: what it hears now must hold for ever
+        if self.phase == Phase::Sealed && self.encoder.is_some() {
+            // The sender may have asked for the commit: what it hears now must hold for ever. Who
+            // hears nothing asked for nothing, and a file can be tried again once there is room.
             let _ = self.site.store.resolve(&self.session().to_string());
         }
         let _ = self.answer(&Answer::Refused(error.refusal(), error.said()));

@@ -296,9 +296,12 @@ impl Attempt<'_> {
             return Err(SendError::TemplateChanged(changed.path.clone()));
         }
         let seal = self.seal.finish(&self.options.hashing);
-        self.writer.record(&Record::Seal(seal))?;
+        // Told before it goes out: where nobody can answer, the seal is all that the far end needs
+        // to have the memory.
         self.writer.flush()?;
         self.step(SenderEvent::AllSent)?;
+        self.writer.record(&Record::Seal(seal))?;
+        self.writer.flush()?;
         if self.answers.is_some() {
             self.commit(seal)?;
         }

@@ -150,8 +150,16 @@ impl Way {
     }
 }
 
+/// Is what was never touched zero? Not so in mappings of the kernel's own, such as `[vdso]`: their
+/// pages are put into the page table when they are used (mm/mmap.c, special_mapping_fault).
+fn is_anonymous(vma: &Vma) -> bool {
+    let known = ["[heap]", "[stack", "[anon"];
+    let own = vma.name.starts_with('[') && !known.iter().any(|name| vma.name.starts_with(name));
+    vma.file.is_none() && !vma.shared && !own
+}
+
 fn fact(vma: &Vma, entry: Entry, zero: u64) -> Fact {
-    let anonymous = vma.file.is_none() && !vma.shared;
+    let anonymous = is_anonymous(vma);
     match entry.state() {
         // without CAP_SYS_ADMIN every frame has the number 0
         State::Present { pfn, .. } if pfn.0 == 0 => Fact::Unknown,

@@ -364,10 +364,6 @@ pub(super) fn content() -> Vec<Scenario> {
     again.round(1).pages(0, 2, &[same(1, 1, 1)]);
     let mut waiting = refers(&mut script(FOREIGN), &[same(1, 1, 0)]);
     waiting.pages(0, 1, &[same(1, 0, 0)]);
-    let many = Given { max_pages: 1 << 22, ..Given::default() };
-    let most = (1 << 20) + 1;
-    let mut too_many = Script::new(many, FOREIGN);
-    too_many.vm("a", most).foreign("f", most).begin().pages(0, 0, &[same(most, 1, 0)]);
     let mut cut = whole(0);
     cut.pieces.truncate(4);
     let mut in_frame = cut.clone();
@@ -491,13 +487,6 @@ pub(super) fn content() -> Vec<Scenario> {
             "never-arrived",
             "no stream brings the page",
             &mut never,
-        ),
-        bad(
-            "foreign_more_than_can_wait",
-            31,
-            "too-many-wait",
-            "a million references and one",
-            &mut too_many,
         ),
         bad(
             "end_with_a_page_missing",
