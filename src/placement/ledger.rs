@@ -402,9 +402,10 @@ impl Ledger {
         for i in 0..pages {
             let waits = may_wait && of != id;
             let place = match self.vm(of).places.get(of_page + i) {
-                Some(place) => place,
+                Some(place) if waits || !matches!(place, Place::Local { .. }) => place,
                 None if waits => waiting(of, of_page + i),
-                None => {
+                // one that waits itself has not come
+                _ => {
                     return Err(LedgerError::Dangling {
                         name: self.name(id).to_owned(),
                         page: page + i,

@@ -79,6 +79,8 @@ impl Golden {
             templates: vec![template.know(&Hashing::Plain).unwrap()],
             codecs: Codecs::new(1, None),
             still: true,
+            live: false,
+            remember: 0,
             verify: false,
             session: Session([session; 16]),
             unproven: false,

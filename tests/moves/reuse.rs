@@ -91,6 +91,8 @@ fn options(unproven: bool) -> Options {
         templates: Vec::new(),
         codecs: Codecs::new(1, None),
         still: true,
+        live: false,
+        remember: 0,
         verify: false,
         session: Session([9; 16]),
         unproven,

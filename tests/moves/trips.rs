@@ -214,6 +214,8 @@ fn sent(
         templates: known.to_vec(),
         codecs: Codecs::new(3, None),
         still: true,
+        live: false,
+        remember: 0,
         verify: trip.verify,
         session: Session([5; 16]),
         unproven: false,
