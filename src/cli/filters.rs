@@ -440,7 +440,7 @@ mod tests {
             Box::<zero::Unused>::default(),
             Box::<zero::Zero>::default(),
             Box::<Template>::default(),
-            Box::<Shared>::default(),
+            Box::new(Shared::new(&[], false)),
             Box::new(Same::new(&[], vec![])),
         ];
         for filter in filters {

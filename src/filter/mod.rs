@@ -9,6 +9,7 @@
 pub mod bill;
 pub mod chain;
 pub mod codec;
+mod frames;
 pub mod lz4;
 pub mod same;
 pub mod shared;

@@ -10,25 +10,14 @@
 //!
 //! In the pool of a herd a slot does not change while it is in use: there the number is the proof.
 
+use super::frames::{Frames, Sent};
 use super::{Batch, Filter, Settled, World};
-use crate::base::digest::PageHash;
 use crate::base::fact::{Fact, Frame, Space};
-use hashbrown::HashTable;
-
-/// Where the content of a frame was sent first.
-#[derive(Clone, Copy, Debug)]
-struct Sent {
-    frame: u64,
-    vm: u32,
-    page: u64,
-    /// Unknown of a page that another sender sends, until it is referred to.
-    hash: Option<PageHash>,
-}
 
 /// Frames whose content was sent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared {
-    spaces: Vec<(Space, HashTable<Sent>)>,
+    frames: Frames,
     /// Do without the proof: to show in a test what happens then.
     unproven: bool,
     /// Compare content too.
@@ -42,49 +31,26 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// With everything compared as well, if `verify`.
-    pub fn new(verify: bool) -> Self {
-        Self { verify, ..Self::default() }
+    /// For VMs of so many pages each; with everything compared as well, if `verify`.
+    pub fn new(pages: &[u64], verify: bool) -> Self {
+        let frames = Frames::new(pages);
+        Self { frames, unproven: false, verify, refused: 0, foreign: Vec::new() }
     }
 
     /// Without proof. Only to show what the proof is for.
     #[doc(hidden)]
-    pub fn unproven() -> Self {
-        Self { unproven: true, ..Self::default() }
+    pub fn unproven(pages: &[u64]) -> Self {
+        Self { unproven: true, ..Self::new(pages, false) }
     }
 
     /// Pages whose frame had been met and which were not on it any more.
     pub const fn refused(&self) -> u64 {
         self.refused
     }
-
-    /// The newest page on a frame is the right one: its first may have left it.
-    fn insert(&mut self, frame: Frame, sent: Sent) {
-        let index = self.spaces.iter().position(|(space, _)| *space == frame.space);
-        let index = index.unwrap_or_else(|| {
-            self.spaces.push((frame.space, HashTable::new()));
-            self.spaces.len() - 1
-        });
-        let table = &mut self.spaces[index].1;
-        table
-            .entry(spread(sent.frame), |old| old.frame == sent.frame, |old| spread(old.frame))
-            .insert(sent);
-    }
-
-    fn find(&self, frame: Frame) -> Option<Sent> {
-        let (_, table) = self.spaces.iter().find(|(space, _)| *space == frame.space)?;
-        table.find(spread(frame.number), |sent| sent.frame == frame.number).copied()
-    }
 }
 
 fn sent(batch: &Batch, at: usize, frame: Frame) -> Sent {
     Sent { frame: frame.number, vm: batch.vm, page: batch.first + at as u64, hash: None }
-}
-
-/// Numbers of frames, which follow one another, over all bits.
-const fn spread(number: u64) -> u64 {
-    let x = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    x ^ x >> 32
 }
 
 const fn frame_of(fact: Fact) -> Option<Frame> {
@@ -106,7 +72,7 @@ impl Filter for Shared {
         self.foreign.clear();
         let candidates: Vec<Candidate> = batch
             .open()
-            .filter_map(|at| Some((at, self.find(frame_of(batch.facts[at])?)?)))
+            .filter_map(|at| Some((at, self.frames.find(frame_of(batch.facts[at])?)?)))
             .collect();
         let within = within(batch, &candidates);
         let pages = self.settle(batch, candidates, world);
@@ -123,7 +89,7 @@ impl Filter for Shared {
             pages += 1;
             // the next page on that frame need not be read
             if let (Some(frame), Some(hash)) = (frame_of(batch.facts[at]), batch.hashes[at]) {
-                self.insert(frame, Sent { hash: Some(hash), ..sent });
+                self.frames.insert(frame.space, &Sent { hash: Some(hash), ..sent });
             }
         }
         pages
@@ -134,16 +100,16 @@ impl Filter for Shared {
             let (Some(frame), Some(hash)) = (frame_of(batch.facts[at]), batch.hashes[at]) else {
                 continue;
             };
-            self.insert(frame, Sent { hash: Some(hash), ..sent(batch, at, frame) });
+            self.frames.insert(frame.space, &Sent { hash: Some(hash), ..sent(batch, at, frame) });
         }
     }
 
     fn learn_foreign(&mut self, batch: &Batch) {
         for at in 0..batch.len() {
             if let Some(frame) = frame_of(batch.facts[at])
-                && self.find(frame).is_none()
+                && self.frames.find(frame).is_none()
             {
-                self.insert(frame, sent(batch, at, frame));
+                self.frames.insert(frame.space, &sent(batch, at, frame));
             }
         }
     }
@@ -276,6 +242,9 @@ mod tests {
     use super::super::worlds::{Made, read};
     use super::*;
 
+    /// Pages of the VMs of these tests.
+    const VMS: [u64; 2] = [100, 100];
+
     fn on(number: u64) -> Fact {
         let frame = Frame { space: Space::Physical, number };
         Fact::Frame { frame, shared: true, clean: false }
@@ -302,7 +271,7 @@ mod tests {
         world.facts.insert((0, 5), on(77));
         world.facts.insert((1, 9), on(77));
         let mut batch = candidate();
-        assert_eq!(sent(Shared::default()).by_facts(&mut batch, &world), 1);
+        assert_eq!(sent(Shared::new(&VMS, false)).by_facts(&mut batch, &world), 1);
         assert_eq!(batch.settled[0], Some(Settled::Same { vm: 0, page: 5 }));
         assert!(batch.hashes[0].is_some());
     }
@@ -313,11 +282,11 @@ mod tests {
             let mut world = Made::default();
             world.facts.insert((0, 5), owner);
             world.facts.insert((1, 9), ours);
-            let (mut batch, mut filter) = (candidate(), sent(Shared::default()));
+            let (mut batch, mut filter) = (candidate(), sent(Shared::new(&VMS, false)));
             assert_eq!(filter.by_facts(&mut batch, &world), 0);
             assert_eq!((batch.settled[0], filter.refused()), (None, 1));
             // without the proof it would have been taken
-            assert_eq!(sent(Shared::unproven()).by_facts(&mut candidate(), &world), 1);
+            assert_eq!(sent(Shared::unproven(&VMS)).by_facts(&mut candidate(), &world), 1);
         }
     }
 
@@ -326,7 +295,7 @@ mod tests {
         let mut world = Made { moves: true, ..Made::default() };
         world.facts.insert((0, 5), on(77));
         world.facts.insert((1, 9), on(77));
-        assert_eq!(sent(Shared::default()).by_facts(&mut candidate(), &world), 0);
+        assert_eq!(sent(Shared::new(&VMS, false)).by_facts(&mut candidate(), &world), 0);
     }
 
     #[test]
@@ -335,11 +304,11 @@ mod tests {
             Fact::Frame { frame, clean, .. } => Fact::Frame { frame, clean, shared: false },
             fact => fact,
         };
-        let mut filter = Shared::default();
+        let mut filter = Shared::new(&VMS, false);
         let mut first = read(0, 5, &[vec![1; 4096]]);
         first.facts[0] = exclusive(77);
         filter.learn(&first);
-        assert!(filter.find(Frame { space: Space::Physical, number: 77 }).is_none());
+        assert!(filter.frames.find(Frame { space: Space::Physical, number: 77 }).is_none());
     }
 
     #[test]
@@ -351,11 +320,11 @@ mod tests {
         let mut batch = Batch::default();
         batch.reset(0, 0, 3);
         batch.facts = vec![on(9), on(8), on(9)];
-        assert_eq!(Shared::default().by_facts(&mut batch, &world), 1);
+        assert_eq!(Shared::new(&VMS, false).by_facts(&mut batch, &world), 1);
         assert_eq!(batch.settled, [None, None, Some(Settled::Same { vm: 0, page: 0 })]);
         world.facts.insert((0, 0), on(10)); // it has left meanwhile
         batch.settled = vec![None; 3];
-        assert_eq!(Shared::default().by_facts(&mut batch, &world), 0);
+        assert_eq!(Shared::new(&VMS, false).by_facts(&mut batch, &world), 0);
     }
 
     #[test]
@@ -366,7 +335,7 @@ mod tests {
         let mut theirs = Batch::default();
         theirs.reset(0, 5, 1);
         theirs.facts[0] = on(77);
-        let mut filter = Shared::default();
+        let mut filter = Shared::new(&VMS, false);
         filter.learn_foreign(&theirs);
         let mut batch = candidate();
         assert_eq!(filter.by_facts(&mut batch, &world), 0, "the digest needs its content");
@@ -380,7 +349,7 @@ mod tests {
         assert_eq!((next.settled[0], next.hashes[0]), (same, batch.hashes[0]));
         // one that has left the frame is not referred to
         world.facts.insert((0, 5), on(78));
-        let mut filter = Shared::default();
+        let mut filter = Shared::new(&VMS, false);
         filter.learn_foreign(&theirs);
         assert_eq!(filter.by_facts(&mut candidate(), &world), 0);
         let mut batch = Batch { facts: vec![on(77)], ..read(1, 9, &[vec![1; 4096]]) };
@@ -394,8 +363,8 @@ mod tests {
         world.facts.insert((1, 9), on(77));
         world.content.insert((0, 5), vec![1; 4096]);
         world.content.insert((1, 9), vec![2; 4096]);
-        assert_eq!(sent(Shared::new(true)).by_facts(&mut candidate(), &world), 0);
+        assert_eq!(sent(Shared::new(&VMS, true)).by_facts(&mut candidate(), &world), 0);
         world.content.insert((1, 9), vec![1; 4096]);
-        assert_eq!(sent(Shared::new(true)).by_facts(&mut candidate(), &world), 1);
+        assert_eq!(sent(Shared::new(&VMS, true)).by_facts(&mut candidate(), &world), 1);
     }
 }

@@ -10,6 +10,10 @@
 //! ([`crate::sys::process::Process::fate`]): if it does, its number was its own all the time. If it
 //! does not, what was read is thrown away.
 //!
+//! It pins the pages that it reads, and a shared anonymous page is copied for the process before it is
+//! pinned (mm/gup.c, `gup_must_unshare`, Linux 5.19): so it is for pages that nobody else maps. With
+//! others it would undo what a fork or KSM shares.
+//!
 //! Unlike `/proc/PID/mem`, which reads with force, it keeps to the protection of the memory: a range
 //! that is not mapped, or not to be read, ends the read there.
 

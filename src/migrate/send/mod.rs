@@ -527,17 +527,15 @@ fn label(template: &KnownTemplate) -> TemplateShape {
 
 fn filters(vms: &[SendVm<'_>], options: &Options) -> Vec<Box<dyn Filter>> {
     let hashes = || options.templates.iter().map(|t| t.hashes.clone()).collect();
+    let pages: Vec<u64> = vms.iter().map(SendVm::pages).collect();
     let filter = |name: &Name| -> Option<Box<dyn Filter>> {
         Some(match name {
             Name::Unused => Box::<zero::Unused>::default(),
             Name::Zero => Box::<zero::Zero>::default(),
-            Name::Shared if options.unproven => Box::new(Shared::unproven()),
-            Name::Shared => Box::new(Shared::new(options.verify)),
+            Name::Shared if options.unproven => Box::new(Shared::unproven(&pages)),
+            Name::Shared => Box::new(Shared::new(&pages, options.verify)),
             Name::Template => Box::new(Template::new(hashes(), options.verify)),
-            Name::Same => {
-                let pages: Vec<u64> = vms.iter().map(SendVm::pages).collect();
-                Box::new(Same::new(&pages, vms.iter().map(|vm| vm.group).collect()))
-            }
+            Name::Same => Box::new(Same::new(&pages, vms.iter().map(|vm| vm.group).collect())),
             Name::Xor | Name::Lz4 | Name::Zstd(_) | Name::Exec(_) => return None,
         })
     };

@@ -110,14 +110,24 @@ impl ProcessFeed {
         Ok(true)
     }
 
+    /// Pages that nobody else maps are read by number, which is faster; that it was still the same
+    /// process is asked at the end ([`Feed::is_there`]).
+    ///
+    /// Only those: `process_vm_readv` pins what it reads, and pinning an anonymous page that is
+    /// shared gives the process a copy of its own first (mm/gup.c, `gup_must_unshare`, since 5.19).
+    /// It would break the very sharing that is to be kept. `/proc/PID/mem` does not pin.
+    fn read_own(&self, block: usize, page: u64, out: &mut [u8]) -> io::Result<()> {
+        let at = Hva::of_page(self.blocks[block].vma.pages.start + page);
+        match vm::read(self.process.pid(), &[(at, out.len())], out) {
+            Ok(read) if read == out.len() => Ok(()),
+            // what is mapped without the right to read needs the descriptor
+            _ => self.read_memory(block, page, out),
+        }
+    }
+
     fn read_memory(&self, block: usize, page: u64, out: &mut [u8]) -> io::Result<()> {
         let at = Hva::of_page(self.blocks[block].vma.pages.start + page);
-        // by number, which is twice as fast; that it was still the same process is asked at the end
-        // ([`Feed::is_there`]). What is mapped without the right to read needs the descriptor.
-        let mut done = vm::read(self.process.pid(), &[(at, out.len())], out).unwrap_or(0);
-        if done == out.len() {
-            return Ok(());
-        }
+        let mut done = 0;
         let memory = self.memory()?;
         while done < out.len() {
             match memory.read(Hva(at.0 + done as u64), &mut out[done..]) {
@@ -137,6 +147,8 @@ enum Way {
     /// It is known to be zero; reading it would map it.
     Nowhere,
     File,
+    /// Nobody else maps it.
+    Own,
     Memory,
 }
 
@@ -145,6 +157,7 @@ impl Way {
         match fact {
             Fact::Unused | Fact::Zero => Self::Nowhere,
             Fact::File => Self::File,
+            Fact::Frame { shared: false, .. } => Self::Own,
             Fact::Unknown | Fact::Frame { .. } => Self::Memory,
         }
     }
@@ -212,6 +225,7 @@ impl Feed for ProcessFeed {
                 match way {
                     Way::Nowhere => here.fill(0),
                     Way::File if self.read_file(block, at, here)? => {}
+                    Way::Own => self.read_own(block, at, here)?,
                     Way::File | Way::Memory => self.read_memory(block, at, here)?,
                 }
                 (rest, facts, at) = (after, &facts[run..], at + run as u64);
