@@ -209,11 +209,17 @@ fn of_transport(error: &TransportError) -> Exit {
         | TransportError::Child { .. }
         | TransportError::Tls { .. } => Exit::Unavailable,
         TransportError::Refused { .. } => Exit::NotPermitted,
+        TransportError::Unusable { .. } => Exit::Data,
         TransportError::Terminal { .. } | TransportError::Taken { .. } => Exit::Usage,
         TransportError::Io { source, .. } => match source.kind() {
             io::ErrorKind::PermissionDenied => Exit::NotPermitted,
             io::ErrorKind::NotFound => Exit::NoTarget,
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable => Exit::Unavailable,
+            // while connecting; later it is PeerGone
+            io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::HostUnreachable => Exit::Unavailable,
             _ => Exit::Io,
         },
     }

@@ -27,6 +27,7 @@ pub struct Tool {
 
 /// Runs a command whose flags are `A`.
 pub fn command<A: Parser>(tool: &Tool, run: impl FnOnce(A) -> anyhow::Result<Exit>) -> ExitCode {
+    crate::sys::signal::too_large_files_are_errors();
     let name = tool.name;
     let work = || -> anyhow::Result<Exit> {
         if let Some((man, completions)) = generate(std::env::args_os().skip(1))? {

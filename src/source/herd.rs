@@ -16,8 +16,12 @@ use crate::sys::mapping::Mapping;
 use crate::sys::{cache, pagemap};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+/// Pages of a VM that are read: 4 TiB. A table of places for more would take memory for what a
+/// damaged map only says.
+const MOST_PAGES: u64 = 1 << 30;
 
 /// Why a herd cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +146,9 @@ impl HerdMemory {
         let pool_path = vm.dir.join(POOL);
         let pool = File::open(&pool_path).map_err(failed(&pool_path))?;
         let pool_pages = pool.metadata().map_err(failed(&pool_path))?.len() / PAGE_SIZE;
+        if !fs::metadata(&path).map_err(failed(&path))?.is_file() {
+            return Err(damaged("it is no regular file".to_owned()));
+        }
         let bytes = fs::read(&path).map_err(failed(&path))?;
         let (mut header, runs) = map::parse(&bytes).map_err(|e| damaged(e.to_string()))?;
         if header.vms.len() != 1 {
@@ -157,8 +164,12 @@ impl HerdMemory {
             })
             .collect();
         let all = blocks.iter().fold(0u64, |all, (_, pages)| all.saturating_add(*pages));
+        if all > MOST_PAGES {
+            return Err(damaged("it has more pages than there can be".to_owned()));
+        }
         let mut places = Places::new(all);
-        let mut named = vec![false; header.files.len()];
+        // of each template that is named, the end of what is used of it
+        let mut named: Vec<Option<u64>> = vec![None; header.files.len()];
         for run in &runs {
             match run.place {
                 Place::Pool { page } if page + run.pages > pool_pages => {
@@ -166,7 +177,10 @@ impl HerdMemory {
                         "it refers to pages beyond the end of the pool".to_owned(),
                     ));
                 }
-                Place::Template { file, .. } => named[file as usize] = true,
+                Place::Template { file, page } => {
+                    let end = &mut named[file as usize];
+                    *end = Some(end.unwrap_or(0).max(page + run.pages));
+                }
                 Place::Pool { .. } | Place::Zero | Place::Unused => {}
                 Place::Local { .. } | Place::Bytes => {
                     return Err(damaged("it has pages whose content is not here".to_owned()));
@@ -174,18 +188,10 @@ impl HerdMemory {
             }
             places.set(starts[run.block as usize] + run.page, run.pages, run.place);
         }
-        let open =
-            |(file, named): (&MapFile, &bool)| named.then(|| template(file, &path)).transpose();
-        let templates: Vec<Option<File>> =
-            header.files.iter().zip(&named).map(open).collect::<Result<_, _>>()?;
-        for run in &runs {
-            let Place::Template { file, page } = run.place else { continue };
-            let template = templates[file as usize].as_ref().and_then(|t| t.metadata().ok());
-            let pages = template.map_or(0, |meta| meta.len() / PAGE_SIZE);
-            if page.saturating_add(run.pages) > pages {
-                return Err(damaged("it refers to pages beyond the end of a template".to_owned()));
-            }
-        }
+        let open = |(file, end): (&MapFile, &Option<u64>)| {
+            end.map(|end| template(file, end, &path)).transpose()
+        };
+        let templates = header.files.iter().zip(&named).map(open).collect::<Result<_, _>>()?;
         Ok(Self { blocks, places, pool, templates })
     }
 
@@ -230,13 +236,19 @@ impl HerdMemory {
     }
 }
 
-fn template(file: &MapFile, map: &Path) -> Result<File, HerdError> {
+/// Opens a template of which the pages up to `end` are used.
+fn template(file: &MapFile, end: u64, map: &Path) -> Result<File, HerdError> {
     let wrong = |why| HerdError::Template { map: map.to_owned(), template: file.path.clone(), why };
-    let open = File::open(&file.path).map_err(|_| wrong("cannot be opened any more"))?;
-    let id = open.metadata().map(|meta| super::image::id_of(&meta));
-    let id = id.map_err(|_| wrong("cannot be looked at"))?;
+    // without waiting, should it be a named pipe now
+    let open = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&file.path);
+    let open = open.map_err(|_| wrong("cannot be opened any more"))?;
+    let meta = open.metadata().map_err(|_| wrong("cannot be looked at"))?;
+    let id = super::image::id_of(&meta);
     if (id.device, id.inode) != (file.device, file.inode) {
         return Err(wrong("is another file now"));
+    }
+    if meta.len() / PAGE_SIZE < end {
+        return Err(wrong("is shorter now than what is used of it"));
     }
     Ok(open)
 }

@@ -72,13 +72,14 @@ impl Herd {
         let pool = open_in(&dir, POOL, create).map_err(failed("opening the pool"))?;
         let mut journal = open_in(&dir, JOURNAL, create | OFlag::O_APPEND)
             .map_err(failed("opening the journal"))?;
-        let mut text = String::new();
-        journal.read_to_string(&mut text).map_err(failed("reading the journal"))?;
+        let mut text = Vec::new();
+        journal.read_to_end(&mut text).map_err(failed("reading the journal"))?;
         let damaged = |file: &str, why: String| StoreError::Damaged {
             dir: path.to_owned(),
             file: file.to_owned(),
             why,
         };
+        let text = String::from_utf8(text).map_err(|_| damaged(JOURNAL, "it is no text".into()))?;
         let entries = parse_journal(&text).map_err(|e| damaged(JOURNAL, e.to_string()))?;
         let torn = text.len() - text.rfind('\n').map_or(0, |end| end + 1);
         if torn > 0 {
@@ -86,7 +87,7 @@ impl Herd {
             journal.set_len(whole).map_err(failed("mending the journal"))?;
         }
         recover(&dir, &entries).map_err(failed("finishing what was interrupted"))?;
-        let used = used_slots(&dir, &damaged)?;
+        let used = used_slots(&dir, &pool, &damaged)?;
         let slots = used.last().map_or(0, |run| run.end);
         sweep(&pool, &used, slots).map_err(failed("giving back unused space"))?;
         let promises = !cache::is_memory(&pool);
@@ -265,7 +266,7 @@ impl Drop for Herd {
             file: file.to_owned(),
             why,
         };
-        if let Ok(used) = used_slots(&self.dir, &damaged) {
+        if let Ok(used) = used_slots(&self.dir, &self.pool, &damaged) {
             let end = used.last().map_or(0, |run| run.end);
             let _ = sweep(&self.pool, &used, end);
         }
@@ -277,8 +278,14 @@ fn verdict(entries: &[Entry], session: &str) -> Option<Verdict> {
 }
 
 fn open_in(dir: &File, name: &str, flags: OFlag) -> io::Result<File> {
-    let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    Ok(File::from(openat(dir.as_fd(), name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?))
+    // without waiting: a named pipe in the place of a file has nobody at its other end
+    let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = File::from(openat(dir.as_fd(), name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"))
+    }
 }
 
 fn list(dir: &File) -> io::Result<Vec<String>> {
@@ -333,13 +340,23 @@ fn read_map(
 /// The slots that maps refer to, in order, as runs that do not touch.
 fn used_slots(
     dir: &File,
+    pool: &File,
     damaged: &dyn Fn(&str, String) -> StoreError,
 ) -> Result<Vec<PageRange>, StoreError> {
+    let pages =
+        pool.metadata().map_err(StoreError::io(POOL, "looking at the pool"))?.len() / PAGE_SIZE;
     let mut used = Vec::new();
     for file in list(dir).map_err(StoreError::io(".", "listing the directory"))? {
         // maps that are being prepared by another stream of this process count as well
         if vm_of(&file).is_some() || part_of(&file).is_some() {
             let (_, runs) = read_map(dir, &file, damaged)?;
+            // new slots come behind those in use: a map that lies would have them start anywhere
+            if runs
+                .iter()
+                .any(|run| matches!(run.place, Place::Pool { page } if page + run.pages > pages))
+            {
+                return Err(damaged(&file, "it refers to pages beyond the end of the pool".into()));
+            }
             used.extend(runs.iter().filter_map(|run| match run.place {
                 Place::Pool { page } => Some(PageRange::of(page, run.pages)),
                 _ => None,

@@ -5,18 +5,18 @@
 //! Slots lie where their first page does. What refers to them is copied when all has come; a stream
 //! with rounds would write over them, so it is copied into the pool of a herd first, not here.
 //!
-//! An image has a hidden name beside its own until its session is committed. Several images of one
+//! An image has no name until its session is committed ([`crate::sys::unnamed`]). Several images of one
 //! session get their names one after another: a crash between two of them leaves the first alone.
 //! Who needs all or none uses a herd.
 
 use super::{Store, StoreError, Whole};
 use crate::base::{PAGE_SIZE, Place};
 use crate::sys::reflink;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use crate::sys::unnamed::Unnamed;
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -38,9 +38,14 @@ struct State {
 
 #[derive(Debug)]
 struct Image {
-    file: File,
-    part: PathBuf,
+    unnamed: Unnamed,
     pages: u64,
+}
+
+impl Image {
+    const fn file(&self) -> &File {
+        self.unnamed.file()
+    }
 }
 
 /// Slots that follow one another, and the pages where they lie.
@@ -70,21 +75,11 @@ impl Images {
 
     fn begin(&self, name: &str, pages: u64) -> Result<Image, StoreError> {
         let path = self.path(name)?;
-        let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let part = path.with_file_name(format!(".{file_name}.{}.part", std::process::id()));
         let failed = || StoreError::io(path, "making the image");
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(0o600);
-        let file = options.open(&part).map_err(failed())?;
-        let image = Image { file, part, pages };
-        image.file.set_len(pages * PAGE_SIZE).map_err(failed())?;
+        let unnamed = Unnamed::new(path).map_err(failed())?;
+        let image = Image { unnamed, pages };
+        image.file().set_len(pages * PAGE_SIZE).map_err(failed())?;
         Ok(image)
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.part);
     }
 }
 
@@ -116,7 +111,7 @@ impl State {
                     if (home.vm.as_str(), home.page + offset) != (name, page + done) {
                         let from = self.files.get(&home.vm).ok_or_else(gone)?;
                         let at_home = (home.page + offset) * PAGE_SIZE;
-                        reflink::copy(&from.file, at_home, &image.file, at, run * PAGE_SIZE)?;
+                        reflink::copy(from.file(), at_home, image.file(), at, run * PAGE_SIZE)?;
                     }
                     done += run;
                 }
@@ -124,7 +119,7 @@ impl State {
                     let gone = || io::Error::other("a template is not open");
                     let from = templates.get(file as usize).ok_or_else(gone)?;
                     let run = pages - done;
-                    reflink::copy(from, page * PAGE_SIZE, &image.file, at, run * PAGE_SIZE)?;
+                    reflink::copy(from, page * PAGE_SIZE, image.file(), at, run * PAGE_SIZE)?;
                     done = pages;
                 }
                 Place::Zero | Place::Unused | Place::Local { .. } | Place::Bytes => done = pages,
@@ -160,7 +155,7 @@ impl Store for Images {
         let image = state.files.get(name).ok_or_else(|| StoreError::NoImage(name.to_owned()))?;
         debug_assert!(page + pages <= image.pages);
         let failed = StoreError::io(self.path(name)?, "writing");
-        image.file.write_all_at(bytes, page * PAGE_SIZE).map_err(failed)?;
+        image.file().write_all_at(bytes, page * PAGE_SIZE).map_err(failed)?;
         let home = Home { slot, pages, vm: name.to_owned(), page };
         match state.homes.last_mut() {
             Some(last)
@@ -187,7 +182,7 @@ impl Store for Images {
         let failed = StoreError::io(self.path(&home.vm)?, "reading");
         let image = state.files.get(&home.vm);
         let image = image.ok_or_else(|| StoreError::NoImage(home.vm.clone()))?;
-        image.file.read_exact_at(out, (home.page + offset) * PAGE_SIZE).map_err(failed)
+        image.file().read_exact_at(out, (home.page + offset) * PAGE_SIZE).map_err(failed)
     }
 
     fn prepare(&self, _session: &str, vms: &[Whole<'_>]) -> Result<(), StoreError> {
@@ -202,34 +197,25 @@ impl Store for Images {
                     .settle(image, vm.name, run.page, run.pages, place, &self.templates)
                     .map_err(failed())?;
             }
-            image.file.sync_all().map_err(failed())?;
+            image.file().sync_all().map_err(failed())?;
         }
         Ok(())
     }
 
     fn publish(&self, _session: &str, vms: &[&str]) -> Result<(), StoreError> {
-        let state = self.state();
+        let mut state = self.state();
         for name in vms {
             let path = self.path(name)?;
-            let Some(image) = state.files.get(*name) else { continue };
-            if self.force {
-                fs::rename(&image.part, path).map_err(StoreError::io(path, "naming the image"))?;
-            } else {
-                let flags = RenameFlags::RENAME_NOREPLACE;
-                match renameat2(AT_FDCWD, &image.part, AT_FDCWD, path, flags) {
-                    Err(nix::errno::Errno::EEXIST) => {
-                        return Err(StoreError::Exists(path.to_owned()));
-                    }
-                    other => {
-                        other.map_err(|e| StoreError::io(path, "naming the image")(e.into()))?;
-                    }
-                }
-            }
+            let Some(image) = state.files.get_mut(*name) else { continue };
+            let failed = || StoreError::io(path, "syncing its folder");
+            // opened first: once it has its name nothing more may fail
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-            let folder = File::open(folder.unwrap_or(Path::new(".")));
-            folder
-                .and_then(|folder| folder.sync_all())
-                .map_err(StoreError::io(path, "syncing its folder"))?;
+            let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(failed())?;
+            image.unnamed.name(self.force).map_err(|e| match e.kind() {
+                io::ErrorKind::AlreadyExists => StoreError::Exists(path.to_owned()),
+                _ => StoreError::io(path, "naming the image")(e),
+            })?;
+            folder.sync_all().map_err(failed())?;
         }
         Ok(())
     }

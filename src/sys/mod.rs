@@ -35,5 +35,6 @@ pub mod spawn;
 pub mod splice;
 pub mod stdio;
 pub mod threads;
+pub mod unnamed;
 pub mod vm;
 pub mod vmstat;

@@ -4,8 +4,8 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Has the program that `command` starts inherit descriptors 0 to 2 alone, and SIGPIPE in its
-/// default state.
+/// Has the program that `command` starts inherit descriptors 0 to 2 alone, and SIGPIPE and
+/// SIGXFSZ in their default state.
 ///
 /// Our own descriptors are all closed on exec. Those that our parent left open to us are not, and a
 /// filter would keep a pipe, a socket or a guest's memory open that it never heard of.
@@ -20,6 +20,8 @@ pub fn three_descriptors(command: &mut Command) -> io::Result<&mut Command> {
         // SAFETY: a signal number and a constant; async-signal-safe, as is all here, since it runs
         // between fork and exec.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+        // SAFETY: as above.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
         let flags = libc::CLOSE_RANGE_CLOEXEC;
         // SAFETY: integers only. Marks descriptors and closes none, so that the one by which the
         // standard library tells of a failed exec still works.

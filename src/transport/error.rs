@@ -46,7 +46,18 @@ pub enum TransportError {
         /// Which stream.
         what: &'static str,
     },
-    /// The two ends of `tls:` do not trust each other, or a file for that cannot be used.
+    /// A file of `tls:` cannot be used.
+    #[error("{what}: {why}")]
+    Unusable {
+        /// The file, or the medium.
+        what: String,
+        /// Why not.
+        why: String,
+        /// As the protocol puts it.
+        #[source]
+        source: Option<rustls::Error>,
+    },
+    /// The two ends of `tls:` do not trust each other.
     #[error("{what}: {why}")]
     Tls {
         /// The medium, or the file.

@@ -4,16 +4,11 @@
 use super::plain::{Medium, Plain};
 use super::{Channel, End, Options, Source, TransportError};
 use crate::base::address::Address;
-use std::ffi::OsString;
+use crate::sys::unnamed::Unnamed;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process;
-
-/// Longest part of a file's name in the name of its temporary: names end at 255 bytes.
-const NAME_PART: usize = 200;
 
 fn address(path: &Path, offset: Option<u64>) -> String {
     Address::File { path: path.into(), offset }.to_string()
@@ -104,30 +99,18 @@ fn in_place(
     Ok(Channel { what, end: Box::new(end), ..Channel::of_plain(None, Some(plain.clone()), plain) })
 }
 
-/// Under a name of its own, until it is done.
+/// Without a name, until it is done.
 fn whole(path: &Path, what: &str, options: &Options) -> Result<Channel, TransportError> {
-    let Some(name) = path.file_name() else {
+    if path.file_name().is_none() {
         let why = "it ends in no name: name a file".into();
         return Err(TransportError::Refused { what: what.into(), why });
-    };
-    let folder = folder(path);
-    let mut open = OpenOptions::new();
-    // O_EXCL follows no link; others may not read memory, whatever the umask
-    open.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let mut number = 0;
-    let (file, temporary) = loop {
-        let temporary = folder.join(part_name(name.as_bytes(), number));
-        match open.open(&temporary) {
-            Ok(file) => break (file, temporary),
-            // left behind by a process of the same number that was killed
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && number < 1000 => number += 1,
-            Err(error) => return Err(TransportError::of(what, "make a file beside it", error)),
-        }
-    };
-    let mine = file.metadata().map(|kind| (kind.dev(), kind.ino()));
-    let unnamed = Unnamed { temporary, mine: mine.ok() };
-    let plain = Plain::new(file, what, options)?;
-    let end = Whole { plain: plain.clone(), unnamed, path: path.into(), folder };
+    }
+    let unnamed = Unnamed::new(path);
+    let unnamed = unnamed.map_err(|e| TransportError::of(what, "make a file there", e))?;
+    let file = unnamed.file().try_clone();
+    let plain =
+        Plain::new(file.map_err(|e| TransportError::of(what, "open it", e))?, what, options)?;
+    let end = Whole { plain: plain.clone(), unnamed, folder: folder(path) };
     Ok(Channel { end: Box::new(end), ..Channel::of_plain(None, Some(plain.clone()), plain) })
 }
 
@@ -138,21 +121,9 @@ fn folder(path: &Path) -> PathBuf {
     }
 }
 
-/// `.NAME.PID.part`, or with a number where that is there.
-fn part_name(name: &[u8], number: u32) -> OsString {
-    let mut part = vec![b'.'];
-    part.extend_from_slice(&name[..name.len().min(NAME_PART)]);
-    part.extend_from_slice(format!(".{}", process::id()).as_bytes());
-    if number > 0 {
-        part.extend_from_slice(format!(".{number}").as_bytes());
-    }
-    part.extend_from_slice(b".part");
-    OsString::from_vec(part)
-}
-
 /// Brings the names in `folder` to the disk. Some file systems have nothing to do there and say so.
-fn sync_folder(folder: &Path, what: &str) -> Result<(), TransportError> {
-    match File::open(folder).and_then(|folder| folder.sync_all()) {
+fn sync_folder(folder: &File, what: &str) -> Result<(), TransportError> {
+    match folder.sync_all() {
         Err(e) if !matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EROFS)) => {
             Err(TransportError::of(what, "bring its name to the disk", e))
         }
@@ -170,7 +141,10 @@ impl End for InPlace {
     fn finish(self: Box<Self>, _input: Option<Box<dyn Source>>) -> Result<(), TransportError> {
         self.plain.sync()?;
         if self.plain.medium == Medium::File {
-            sync_folder(&self.folder, &self.plain.what)
+            let folder = File::open(&self.folder);
+            let folder =
+                folder.map_err(|e| TransportError::of(&self.plain.what, "open its folder", e))?;
+            sync_folder(&folder, &self.plain.what)
         } else {
             Ok(())
         }
@@ -181,33 +155,20 @@ impl End for InPlace {
 struct Whole {
     plain: Plain,
     unnamed: Unnamed,
-    path: PathBuf,
     folder: PathBuf,
 }
 
 impl End for Whole {
     fn finish(mut self: Box<Self>, _input: Option<Box<dyn Source>>) -> Result<(), TransportError> {
+        let failed = |doing| {
+            let what = self.plain.what.clone();
+            move |e| TransportError::of(&what, doing, e)
+        };
         self.plain.sync()?;
-        fs::rename(&self.unnamed.temporary, &self.path)
-            .map_err(|e| TransportError::of(&self.plain.what, "give it its name", e))?;
-        self.unnamed.mine = None;
-        sync_folder(&self.folder, &self.plain.what)
-    }
-}
-
-/// A file that is removed unless it got its name.
-struct Unnamed {
-    temporary: PathBuf,
-    /// Device and inode, so that nothing is removed that another put in its place.
-    mine: Option<(u64, u64)>,
-}
-
-impl Drop for Unnamed {
-    fn drop(&mut self) {
-        let now = fs::symlink_metadata(&self.temporary).map(|kind| (kind.dev(), kind.ino()));
-        if self.mine.is_some() && self.mine == now.ok() {
-            let _ = fs::remove_file(&self.temporary);
-        }
+        // opened first: once it has its name nothing more may fail
+        let folder = File::open(&self.folder).map_err(failed("open its folder"))?;
+        self.unnamed.name(true).map_err(failed("give it its name"))?;
+        sync_folder(&folder, &self.plain.what)
     }
 }
 
@@ -253,7 +214,7 @@ mod tests {
         for end in [|c: Channel| drop(c), |c: Channel| c.abort().unwrap()] {
             let mut channel = write(&path, None, &Options::default()).unwrap();
             fill(&mut channel, b"half");
-            assert_eq!(names(folder.path()).len(), 2);
+            assert_eq!(names(folder.path()).len(), 1, "it has no name yet");
             end(channel);
             assert_eq!(names(folder.path()).len(), 1);
             assert_eq!(fs::read(&path).unwrap(), b"old");
@@ -261,19 +222,16 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_replaced_and_not_followed_and_leftovers_are_not_touched() {
+    fn a_link_is_replaced_and_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         let (path, victim) = (folder.path().join("a"), folder.path().join("victim"));
         fs::write(&victim, "precious").unwrap();
         std::os::unix::fs::symlink(&victim, &path).unwrap();
-        let left = folder.path().join(part_name(b"a", 0));
-        std::os::unix::fs::symlink(&victim, &left).unwrap();
         let mut channel = write(&path, None, &Options::default()).unwrap();
         fill(&mut channel, b"memory");
         channel.finish().unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"precious");
         assert!(fs::symlink_metadata(&path).unwrap().is_file());
-        assert!(fs::symlink_metadata(&left).unwrap().is_symlink());
     }
 
     #[test]

@@ -67,14 +67,11 @@ pub(super) struct Identity(Arc<ServerConfig>);
 pub(super) fn server(address: &Address, options: &Options) -> Result<Identity, TransportError> {
     let files = files(address, options)?;
     let (chain, key) = proof(files)?;
-    let failed = |e| failed(&address.to_string(), "the certificate and the key cannot be used", e);
+    let failed = |e| mismatched(&files.cert, "and its key cannot be used", e);
     let roots = Arc::new(authorities(&files.ca)?);
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
-    let verifier = verifier.map_err(|e| TransportError::Tls {
-        what: files.ca.display().to_string(),
-        why: format!("cannot be used as authorities: {e}"),
-        source: None,
-    })?;
+    let verifier =
+        verifier.map_err(|e| unusable(&files.ca, format!("cannot be used as authorities: {e}")))?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(failed)?
@@ -98,7 +95,7 @@ pub(super) fn connect(
     let what = address.to_string();
     let files = files(address, options)?;
     let (chain, key) = proof(files)?;
-    let failed = |e| failed(&what, "the certificate and the key cannot be used", e);
+    let failed = |e| mismatched(&files.cert, "and its key cannot be used", e);
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(failed)?
@@ -108,10 +105,10 @@ pub(super) fn connect(
     config.resumption = Resumption::disabled();
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     let name = files.name.as_deref().unwrap_or(at.0).to_owned();
-    let name = ServerName::try_from(name).map_err(|_| TransportError::Tls {
+    let name = ServerName::try_from(name).map_err(|_| TransportError::Refused {
         what: what.clone(),
-        why: "the name that its certificate must have is no host name: give one that is".into(),
-        source: None,
+        why: "the name that its certificate must have is no host name: give one by --tls-name"
+            .into(),
     })?;
     let session = ClientConnection::new(Arc::new(config), name).map_err(failed)?;
     open(tcp::dial(address, at, options, true)?, session.into(), HANDSHAKE)
@@ -138,10 +135,9 @@ fn failed(what: &str, why: &str, source: rustls::Error) -> TransportError {
 }
 
 fn files<'a>(address: &Address, options: &'a Options) -> Result<&'a TlsFiles, TransportError> {
-    options.tls.as_ref().ok_or_else(|| TransportError::Tls {
+    options.tls.as_ref().ok_or_else(|| TransportError::Refused {
         what: address.to_string(),
-        why: "both ends need a certificate, its key and the authority: name the three files".into(),
-        source: None,
+        why: "both ends must prove who they are: name a certificate, its key and the authority by --tls-cert, --tls-key and --tls-ca".into(),
     })
 }
 
@@ -154,7 +150,12 @@ fn pem(path: &Path) -> Result<(File, impl Read + use<>), TransportError> {
 }
 
 fn unusable(path: &Path, why: impl Into<String>) -> TransportError {
-    TransportError::Tls { what: path.display().to_string(), why: why.into(), source: None }
+    TransportError::Unusable { what: path.display().to_string(), why: why.into(), source: None }
+}
+
+fn mismatched(path: &Path, why: &str, source: rustls::Error) -> TransportError {
+    let (what, why) = (path.display().to_string(), why.into());
+    TransportError::Unusable { what, why, source: Some(source) }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TransportError> {
@@ -169,9 +170,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TransportEr
 fn authorities(path: &Path) -> Result<RootCertStore, TransportError> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(path)? {
-        store
-            .add(certificate)
-            .map_err(|e| failed(&path.display().to_string(), "has a bad certificate", e))?;
+        store.add(certificate).map_err(|e| mismatched(path, "has a bad certificate", e))?;
     }
     Ok(store)
 }
@@ -187,7 +186,7 @@ fn proof(files: &TlsFiles) -> Result<Proof, TransportError> {
         mode.map_err(|e| TransportError::of(&path.display().to_string(), "look at it", e))?;
     if mode & 0o007 != 0 {
         let why = "every user of this host may use this key: chmod o= it, and make a new one if they may have";
-        return Err(unusable(path, why));
+        return Err(TransportError::Refused { what: path.display().to_string(), why: why.into() });
     }
     let key = PrivateKeyDer::from_pem_reader(bytes)
         .map_err(|e| unusable(path, format!("has no private key in PEM form: {e}")))?;

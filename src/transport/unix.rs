@@ -3,6 +3,7 @@
 use super::plain::Plain;
 use super::{Channel, Options, TransportError};
 use crate::base::address::Address;
+use crate::sys::guard::{self, Link};
 use crate::sys::socket::listen_unix;
 use std::fs;
 use std::io;
@@ -11,6 +12,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 fn address(path: &Path) -> String {
     Address::Unix(path.into()).to_string()
@@ -28,19 +31,76 @@ pub(super) fn connect(path: &Path, options: &Options) -> Result<Channel, Transpo
     Plain::new(stream, &what, options).map(Channel::of_socket)
 }
 
-/// A listener that takes its socket away when it ends.
+/// How long the sweeper may take to remove a file.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// How long the sweeper waits until a process that is being killed has closed its listener.
+const LAST_BREATH: Duration = Duration::from_millis(500);
+
+/// A listener that takes its socket away when it ends, however it ends.
+///
+/// It may have no right to do so by then: a receiver gives up the folder of its socket, and its user
+/// too, before it reads a byte. Killed it could not in any case. So a process is started beside it
+/// that has the right and waits for its end ([`guard`]); where there are several threads already it
+/// cannot be, and the socket of a listener that is killed stays until the next one replaces it.
 #[derive(Debug)]
 pub(super) struct Bound {
     listener: UnixListener,
+    socket: Socket,
+    sweeper: Option<Link>,
+}
+
+/// A socket in the file system.
+#[derive(Clone, Debug)]
+struct Socket {
     path: PathBuf,
     /// Device and inode, so that another listener's socket is not taken away.
     mine: Option<(u64, u64)>,
+}
+
+impl Socket {
+    fn new(path: &Path) -> Self {
+        let mine = fs::symlink_metadata(path).map(|kind| (kind.dev(), kind.ino()));
+        // the sweeper leaves our folder
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        Self { path, mine: mine.ok() }
+    }
+
+    /// Starts who takes the socket at `path` away when it is told to, or hears no more.
+    fn sweeper(path: &Path) -> Option<Link> {
+        let path = std::path::absolute(path).ok()?;
+        let sweeper = guard::start("pageherd-sweep", move |link| {
+            let told = matches!(link.receive(None), Ok(Some(_)));
+            // A socket on which nobody listens is ours, or is in everybody's way. Of one who is
+            // killed the link can close a moment before the listener.
+            let end = Instant::now() + LAST_BREATH;
+            while !told && !is_dead(&path).unwrap_or(false) && Instant::now() < end {
+                sleep(Duration::from_millis(5));
+            }
+            let kind = fs::symlink_metadata(&path).map(|kind| kind.file_type());
+            if kind.is_ok_and(|kind| kind.is_socket()) && (told || is_dead(&path).unwrap_or(false))
+            {
+                let _ = fs::remove_file(&path);
+            }
+            let _ = link.send(b"done", None);
+        });
+        sweeper.ok()
+    }
+
+    /// Takes it away; is it gone, or another's?
+    fn remove(&self) -> bool {
+        // our socket keeps its inode, so that the number cannot mean another file yet
+        let now = fs::symlink_metadata(&self.path).map(|kind| (kind.dev(), kind.ino()));
+        self.mine.is_none() || self.mine != now.ok() || fs::remove_file(&self.path).is_ok()
+    }
 }
 
 impl Bound {
     /// Listens at `path`, where nothing may be but a socket whose listener is gone.
     pub(super) fn new(path: &Path) -> Result<Self, TransportError> {
         let what = address(path);
+        // first, so that there is no moment at which a socket would stay
+        let sweeper = Socket::sweeper(path);
         let listen = |path| listen_unix(path, 0o600);
         let listener = match listen(path) {
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
@@ -50,13 +110,12 @@ impl Bound {
             other => other,
         };
         let listener = listener.map_err(|e| TransportError::of(&what, "listen there", e))?;
-        let mine = fs::symlink_metadata(path).map(|kind| (kind.dev(), kind.ino()));
-        Ok(Self { listener, path: path.into(), mine: mine.ok() })
+        Ok(Self { listener, socket: Socket::new(path), sweeper })
     }
 
     /// Waits for the next connection.
     pub(super) fn accept(&self, options: &Options) -> Result<Channel, TransportError> {
-        let what = address(&self.path);
+        let what = address(&self.socket.path);
         let accepted = self.listener.accept();
         let (stream, _) =
             accepted.map_err(|e| TransportError::of(&what, "take a connection", e))?;
@@ -72,10 +131,11 @@ impl AsFd for Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        // our socket keeps its inode, so that the number cannot mean another file yet
-        let now = fs::symlink_metadata(&self.path).map(|kind| (kind.dev(), kind.ino()));
-        if self.mine.is_some() && self.mine == now.ok() {
-            let _ = fs::remove_file(&self.path);
+        if self.socket.remove() {
+            return;
+        }
+        if let Some(sweeper) = &self.sweeper {
+            let _ = sweeper.send(b"end", None).and_then(|()| sweeper.receive(Some(SWEEP)));
         }
     }
 }

@@ -15,7 +15,7 @@ use pageherd::migrate::send::{self, Options, SendError, SendVm, Watch};
 use pageherd::migrate::templates::TemplateFile;
 use pageherd::migrate::transaction::{Sender, Source};
 use pageherd::source::feed::{self, Opened};
-use pageherd::source::freeze::{Frozen, Guard, Options as FreezeOptions};
+use pageherd::source::freeze::{FreezeError, Frozen, Guard, Options as FreezeOptions};
 use pageherd::source::resolve::find;
 use pageherd::transport::filter_exec::{ANSWER_TIMEOUT, Direction, ExecCodec, ExecFilter};
 use pageherd::transport::{self, Channel, TransportError};
@@ -107,6 +107,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
         moves: cli.moves,
         one_way: !medium.two_way,
         told: cli.moves.then_some((options.session, cli.quiet)),
+        cause: Mutex::default(),
         bar: progress::pages(
             all,
             if cli.quiet { pageherd::cli::args::When::Never } else { cli.progress },
@@ -115,7 +116,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     let result = send::send(&sending, &options, &mut medium, &watch);
     watch.bar.finish_and_clear();
     drop(options);
-    let result = end_medium(result, medium);
+    let result = watch.cause(end_medium(result, medium));
     let result = result.and_then(|sent| end_filter(filter).map(|()| sent));
     let left = watch.end(&result, cli.moves, cli.quiet);
     let sent = result?;
@@ -232,6 +233,8 @@ fn hold(cli: &Cli, guard: Option<&Guard>, vms: &[Found]) -> Result<Vec<Frozen>> 
 struct Watcher<'a> {
     frozen: Mutex<Vec<Frozen>>,
     hold: &'a (dyn Fn() -> Result<Vec<Frozen>> + Sync),
+    /// Why they did not stand still.
+    cause: Mutex<Option<FreezeError>>,
     moves: bool,
     /// Nobody answers: once all is sent, the far end may have it.
     one_way: bool,
@@ -244,6 +247,18 @@ struct Watcher<'a> {
 impl Watcher<'_> {
     fn frozen(&self) -> std::sync::MutexGuard<'_, Vec<Frozen>> {
         self.frozen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts the cause in the place of what the sender made of it: a process that has ended is another
+    /// matter than one that has moved.
+    fn cause<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| {
+            let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match (error.downcast_ref(), cause) {
+                (Some(SendError::Source(_)), Some(cause)) => cause.into(),
+                _ => error,
+            }
+        })
     }
 
     /// Lets the sources go, or leaves them held, as the outcome demands.
@@ -291,7 +306,11 @@ impl Watch for Watcher<'_> {
     }
 
     fn stood_still(&self) -> Result<(), String> {
-        self.frozen().iter_mut().try_for_each(Frozen::check).map_err(|e| e.to_string())
+        self.frozen().iter_mut().try_for_each(Frozen::check).map_err(|error| {
+            let said = error.to_string();
+            *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            said
+        })
     }
 
     fn state(&self, state: Sender) -> Result<(), String> {

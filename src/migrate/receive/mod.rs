@@ -215,10 +215,6 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
     }
 
     fn begin(&mut self, header: Header) -> Result<(), ReceiveError> {
-        header.check_key(&self.site.hashing)?;
-        if header.required & feature::ROUNDS != 0 && !self.site.store.takes_rounds() {
-            return Err(ReceiveError::NoRounds);
-        }
         if header.required & feature::ANSWERS != 0 {
             let ours = Header { direction: Direction::Answers, required: 0, ..header };
             let encoder = Encoder::new(&ours);
@@ -229,6 +225,11 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
             self.answers = None;
         }
         self.header = Some(header);
+        // only now, so that the sender can be told
+        header.check_key(&self.site.hashing)?;
+        if header.required & feature::ROUNDS != 0 && !self.site.store.takes_rounds() {
+            return Err(ReceiveError::NoRounds);
+        }
         Ok(())
     }
 
@@ -384,6 +385,7 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
     }
 
     fn expected_seal(&self) -> [u8; 16] {
+        // as it came: it may have what a later version put there, and the sender's seal is over that
         let mut seal = Seal::new(self.decoder.header());
         for vm in &self.declared {
             seal.vm(&vm.shape, vm.digest);
@@ -459,8 +461,9 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         let ids: Vec<VmId> = self.own().map(|vm| vm.id).collect();
         self.site.desk.give_up(&ids);
         if self.phase == Phase::Sealed && self.encoder.is_some() {
-            // The sender may have asked for the commit: what it hears now must hold for ever. Who
-            // hears nothing asked for nothing, and a file can be tried again once there is room.
+            // the sender may have asked for the commit: what it hears now must hold for ever. On a
+            // one-way medium nobody hears anything, and a file can be received again when there is
+            // room
             let _ = self.site.store.resolve(&self.session().to_string());
         }
         let _ = self.answer(&Answer::Refused(error.refusal(), error.said()));

@@ -168,7 +168,7 @@ pub fn send(
     let mut attempt = Attempt {
         seal: Seal::new(encoder.header()),
         writer: Writer::new(output.as_mut(), encoder, &link),
-        answers: input.as_deref_mut().map(Answers::new),
+        answers: input.as_deref_mut().map(|input| Answers::new(input, options.session)),
         state: Sender::Declaring,
         watch,
         options,
@@ -203,7 +203,7 @@ pub fn resolve(
     writer.record(&Record::Resolve(session))?;
     writer.flush()?;
     let input = medium.input.as_deref_mut().ok_or_else(closed)?;
-    match Answers::new(input).next()? {
+    match Answers::new(input, own).next()? {
         Answer::State(committed) => Ok(committed),
         Answer::Refused(code, why) => Err(SendError::Refused { code, why }),
         _ => Err(SendError::BadAnswer(WireError::Wrong("it answers something else"))),
@@ -225,11 +225,12 @@ fn header(vms: &[SendVm<'_>], options: &Options, answers: bool) -> Header {
 struct Answers<'a> {
     input: &'a mut (dyn Source + 'static),
     decoder: Decoder,
+    session: Session,
 }
 
 impl<'a> Answers<'a> {
-    fn new(input: &'a mut (dyn Source + 'static)) -> Self {
-        Self { input, decoder: Decoder::answers() }
+    fn new(input: &'a mut (dyn Source + 'static), session: Session) -> Self {
+        Self { input, decoder: Decoder::answers(), session }
     }
 
     fn next(&mut self) -> Result<Answer, SendError> {
@@ -244,10 +245,14 @@ impl<'a> Answers<'a> {
                     Err(e) => return Err(SendError::Answer(e)),
                 }
             }
-            if let Taken::Answer(answer) =
-                self.decoder.take(&buffer).map_err(SendError::BadAnswer)?
-            {
-                return Ok(answer);
+            match self.decoder.take(&buffer).map_err(SendError::BadAnswer)? {
+                Taken::Answer(answer) => return Ok(answer),
+                Taken::Header(header) if header.session != self.session => {
+                    return Err(SendError::BadAnswer(WireError::Wrong(
+                        "it answers another session",
+                    )));
+                }
+                _ => {}
             }
         }
     }
@@ -287,6 +292,10 @@ impl Attempt<'_> {
         self.writer.lend();
         let (done, accounts) = self.stream(link)?;
         self.watch.stood_still().map_err(SendError::Source)?;
+        for vm in self.vms {
+            let still = vm.feed.stood_still();
+            still.map_err(|why| SendError::Source(format!("VM {}: {why}", vm.name)))?;
+        }
         for (number, shape) in shapes.iter().enumerate() {
             let own = done.iter().find(|vm| vm.vm as usize == number);
             self.seal.vm(shape, own.map(|vm| vm.digest.to_bytes()));

@@ -6,7 +6,7 @@ use crate::source::image::ImageError;
 use crate::sys::extents;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 /// An image, open.
@@ -15,6 +15,16 @@ pub struct ImageFeed {
     file: File,
     label: String,
     pages: u64,
+    opened: Stamp,
+}
+
+/// What changes when a file is written to: its length, and the time of its last change, in
+/// nanoseconds (of the kernel's clock ticks before Linux 6.13).
+type Stamp = (u64, i64, i64);
+
+fn stamp(file: &File) -> io::Result<Stamp> {
+    let meta = file.metadata()?;
+    Ok((meta.len(), meta.mtime(), meta.mtime_nsec()))
 }
 
 impl ImageFeed {
@@ -24,14 +34,15 @@ impl ImageFeed {
         let failed = |source| ImageError::Io { path: path.to_owned(), source };
         let wrong = |what| ImageError::NoImage { path: path.to_owned(), what };
         let file = File::open(path).map_err(failed)?;
-        let length = file.metadata().map_err(failed)?.len();
+        let opened = stamp(&file).map_err(failed)?;
+        let length = opened.0;
         if length % PAGE_SIZE != 0 {
             return Err(wrong("not whole pages of 4096 bytes long"));
         }
         if length == 0 {
             return Err(wrong("empty"));
         }
-        Ok(Self { file, label: "ram".to_owned(), pages: length / PAGE_SIZE })
+        Ok(Self { file, label: "ram".to_owned(), pages: length / PAGE_SIZE, opened })
     }
 }
 
@@ -61,7 +72,22 @@ impl Feed for ImageFeed {
     }
 
     fn read(&self, first: u64, _facts: &[Fact], out: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(out, first * PAGE_SIZE)
+        self.file.read_exact_at(out, first * PAGE_SIZE).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                let why = "its image is shorter now than it was: begin again when it stands still";
+                io::Error::new(io::ErrorKind::UnexpectedEof, why)
+            }
+            _ => error,
+        })
+    }
+
+    /// What is cut off reads as a hole, and so as zeros: without this it would be sent as that.
+    fn stood_still(&self) -> Result<(), String> {
+        match stamp(&self.file) {
+            Ok(now) if now == self.opened => Ok(()),
+            Ok(_) => Err("its image was written to meanwhile, so what was read of it is worth nothing: begin again when it stands still".to_owned()),
+            Err(error) => Err(format!("its image cannot be looked at any more: {error}")),
+        }
     }
 }
 
@@ -85,6 +111,12 @@ mod tests {
             feed.facts(6, &mut facts).unwrap();
             assert_eq!(facts, [Fact::Unused; 3]);
         }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(8192).unwrap();
+        let feed = ImageFeed::open(file.path()).unwrap();
+        feed.stood_still().unwrap();
+        file.as_file().set_len(4096).unwrap();
+        assert!(feed.stood_still().unwrap_err().contains("written to"));
         let odd = tempfile::NamedTempFile::new().unwrap();
         odd.as_file().set_len(5000).unwrap();
         assert!(ImageFeed::open(odd.path()).unwrap_err().to_string().contains("whole pages"));

@@ -40,6 +40,14 @@ pub trait Feed: Send + Sync + fmt::Debug {
         None
     }
 
+    /// All has been read: did it stand still until now? What is said against it ends the attempt.
+    ///
+    /// # Errors
+    /// What happened, for people.
+    fn stood_still(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Is the memory that was opened still there?
     fn is_there(&self) -> bool {
         true
