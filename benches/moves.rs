@@ -357,7 +357,9 @@ fn pair(mut left: Command, mut right: Command) -> Duration {
     let start = Instant::now();
     let mut left = left.stdout(Stdio::piped()).spawn().expect("it starts");
     let out = left.stdout.take().expect("a pipe");
-    let right = right.stdin(out).status().expect("it runs");
+    let mut reader = right.stdin(out).spawn().expect("it starts");
+    drop(right); // it holds the reading end, and mig-send looks at who does
+    let right = reader.wait().expect("it ends");
     assert!(left.wait().expect("it ends").success() && right.success());
     start.elapsed()
 }
@@ -375,7 +377,8 @@ fn billed(vm: &str, filters: &str, to: &[&str]) -> (Duration, Value) {
     let mut send = mig("mig-send", &args);
     let mut send = send.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     let out = send.stdout.take().expect("a pipe");
-    let recv = mig("mig-recv", &["-q"]).args(to).stdin(out).status().expect("it runs");
+    let mut recv = mig("mig-recv", &["-q"]).args(to).stdin(out).spawn().expect("it starts");
+    let recv = recv.wait().expect("it ends");
     let send = send.wait_with_output().expect("it ends");
     assert!(send.status.success() && recv.success());
     let words = String::from_utf8_lossy(&send.stderr).into_owned();

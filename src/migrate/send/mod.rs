@@ -1,9 +1,9 @@
 //! The sender: memories in, a stream out.
 //!
-//! Three threads with bounded queues between them: one reads facts and content and asks the
-//! filters, one packs, one writes. The buffers go round, so that memory does not grow with the VM.
+//! One thread reads facts and content, asks the filters and packs; another writes ([`lane`]). The buffers go round, so that memory does not grow with the VM.
 
 mod error;
+mod lane;
 mod link;
 mod packer;
 mod parcel;
@@ -29,15 +29,16 @@ use crate::wire::header::{Direction, Header, Session, feature};
 use crate::wire::pages::Packing;
 use crate::wire::record::{TemplateShape, VmShape, as_label};
 use crate::wire::{Encoder, Record, WireError};
+use lane::Lane;
 use packer::{Earlier, Packer};
 use parcel::Parcel;
 use reader::{Reader, SentHashes, Sight};
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 use writer::Writer;
 
-/// Parcels that wait between two threads: 4 MiB.
+/// Parcels that wait to be written: 4 MiB.
 const QUEUE: usize = 4;
 
 /// A VM to be sent.
@@ -373,7 +374,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// The pages, by three threads.
+    /// The pages.
     fn stream(&mut self, link: &Link) -> Result<(Vec<VmDone>, Vec<Account>), SendError> {
         let (options, vms) = (self.options, self.vms);
         let sight = Sight { vms, templates: &options.templates, still: options.still };
@@ -385,60 +386,40 @@ impl Attempt<'_> {
         let remembers = options.live && options.chain.has(&Name::Xor);
         let earlier = remembers.then(|| Earlier::new(options.remember));
         let packer = Packer::new(&options.codecs, &packings, prefixes, link, keep, earlier);
-        std::thread::scope(|scope| {
-            let (to_packer, from_reader) = sync_channel::<Item>(QUEUE);
-            let (to_writer, from_packer) = sync_channel::<Item>(QUEUE);
-            let (give_back, spare) = channel::<Vec<u8>>();
-            let watch = self.watch;
-            let reading =
-                scope.spawn(move || read_all(reader, vms, options, watch, &to_packer, &spare));
-            let packing = scope.spawn(move || pack_all(packer, &from_reader, &to_writer));
-            let written = self.write_all(&from_packer, &give_back);
-            drop(from_packer); // who still packs or reads stops at the closed queue
-            let packed = packing.join().unwrap_or(Err(SendError::Stopped));
-            let read = reading.join().unwrap_or(Err(SendError::Stopped));
-            // the error that came first is the one that did not come from a closed queue
-            let (read, packed, done) = match (read, packed, written) {
-                (Ok(read), Ok(packed), Ok(done)) => (read, packed, done),
-                (Err(e), _, _) if !matches!(e, SendError::Stopped) => return Err(e),
-                (_, Err(e), _) if !matches!(e, SendError::Stopped) => return Err(e),
-                (_, _, Err(e)) => return Err(e),
-                (Err(e), ..) | (_, Err(e), _) => return Err(e),
-            };
-            Ok((done, [read, packed].concat()))
-        })
+        let watch = self.watch;
+        let lane = Lane::new(self);
+        let read = std::thread::scope(|scope| {
+            let (to_writer, from_reader) = sync_channel::<Item>(QUEUE);
+            let lane = &lane;
+            scope.spawn(move || lane.write_all(from_reader));
+            let put = |item| lane.put(item, &to_writer);
+            let spare = || lane.spare();
+            read_all(reader, packer, (vms, options, watch), put, spare)
+        });
+        lane.end(read)
     }
 
-    fn write_all(
-        &mut self,
-        from: &Receiver<Item>,
-        give_back: &std::sync::mpsc::Sender<Vec<u8>>,
-    ) -> Result<Vec<VmDone>, SendError> {
-        let mut done = Vec::new();
-        for item in from {
-            // a refusal is heard before the next write fails
-            if self.answers.as_mut().is_some_and(Answers::ready) {
-                self.expect_with(|_| false)?;
+    /// Writes one item; buffers that are free by that go to `spare`.
+    fn write(&mut self, spare: &mut Vec<Vec<u8>>, item: Item) -> Result<Option<VmDone>, SendError> {
+        // a refusal is heard before the next write fails
+        if self.answers.as_mut().is_some_and(Answers::ready) {
+            self.expect_with(|_| false)?;
+        }
+        match item {
+            Item::Parcel(parcel) => {
+                let pages = parcel.pages();
+                let buffer = self.writer.parcel(parcel)?;
+                spare.extend(buffer.into_iter().chain(self.writer.back()));
+                self.watch.pages(pages);
+                Ok(None)
             }
-            match item {
-                Item::Parcel(parcel) => {
-                    let pages = parcel.pages();
-                    let buffer = self.writer.parcel(parcel)?;
-                    for buffer in buffer.into_iter().chain(self.writer.back()) {
-                        let _ = give_back.send(buffer);
-                    }
-                    self.watch.pages(pages);
-                }
-                Item::LastRound => self.writer.record(&Record::Round(1))?,
-                Item::Done(vm) => {
-                    let digest = vm.digest.to_bytes();
-                    self.writer.record(&Record::End { vm: vm.vm, digest })?;
-                    done.push(vm);
-                }
+            Item::LastRound => self.writer.record(&Record::Round(1)).map(|()| None),
+            Item::Done(vm) => {
+                let digest = vm.digest.to_bytes();
+                self.writer.record(&Record::End { vm: vm.vm, digest })?;
+                Ok(Some(vm))
             }
         }
-        let own = self.vms.iter().filter(|vm| !vm.foreign).count();
-        if done.len() < own { Err(SendError::Stopped) } else { Ok(done) }
     }
 
     /// What is told of a failure, and to the receiver, if it can still hear.
@@ -475,13 +456,13 @@ enum Item {
     Done(VmDone),
 }
 
+/// Reads and packs everything. `put` takes what comes of it, `spare` gives buffers back.
 fn read_all(
     mut reader: Reader<'_>,
-    vms: &[SendVm<'_>],
-    options: &Options,
-    watch: &dyn Watch,
-    to: &SyncSender<Item>,
-    spare: &Receiver<Vec<u8>>,
+    mut packer: Packer<'_>,
+    (vms, options, watch): (&[SendVm<'_>], &Options, &dyn Watch),
+    put: impl Fn(Item) -> bool,
+    spare: impl Fn() -> Option<Vec<u8>>,
 ) -> Result<Vec<Account>, SendError> {
     for (number, vm) in (0u32..).zip(vms) {
         if vm.foreign {
@@ -491,37 +472,38 @@ fn read_all(
     let mut sent: Vec<Option<SentHashes>> =
         vms.iter().map(|vm| options.live.then(|| SentHashes::new(vm.pages()))).collect();
     let own = || (0u32..).zip(vms).filter(|(_, vm)| !vm.foreign).map(|(number, _)| number);
-    let send = |parcel| to.send(Item::Parcel(parcel)).is_ok();
-    let buffer = || spare.try_recv().ok();
-    if options.live {
+    let put_or_stop = |item| if put(item) { Ok(()) } else { Err(SendError::Stopped) };
+    let mut failed = None;
+    let mut send = |packer: &mut Packer<'_>, mut parcel: Parcel| match packer.pack(&mut parcel) {
+        Ok(()) => put(Item::Parcel(parcel)),
+        Err(error) => {
+            failed = Some(error);
+            false
+        }
+    };
+    let mut read = || -> Result<(), SendError> {
+        if options.live {
+            for vm in own() {
+                let out = |parcel| send(&mut packer, parcel);
+                reader.read(vm, &mut sent[vm as usize], out, &spare)?;
+            }
+            watch.hold().map_err(SendError::Source)?;
+            put_or_stop(Item::LastRound)?;
+            packer.last_round();
+            reader.last_round(filters(vms, options));
+        }
         for vm in own() {
-            reader.read(vm, &mut sent[vm as usize], send, buffer)?;
+            let out = |parcel| send(&mut packer, parcel);
+            let done = reader.read(vm, &mut sent[vm as usize], out, &spare)?;
+            put_or_stop(Item::Done(done))?;
         }
-        watch.hold().map_err(SendError::Source)?;
-        to.send(Item::LastRound).map_err(|_| SendError::Stopped)?;
-        reader.last_round(filters(vms, options));
+        Ok(())
+    };
+    let result = read();
+    match (result, failed) {
+        (_, Some(error)) => Err(error),
+        (result, None) => result.map(|()| [reader.accounts(), packer.accounts()].concat()),
     }
-    for vm in own() {
-        let done = reader.read(vm, &mut sent[vm as usize], send, buffer)?;
-        to.send(Item::Done(done)).map_err(|_| SendError::Stopped)?;
-    }
-    Ok(reader.accounts())
-}
-
-fn pack_all(
-    mut packer: Packer<'_>,
-    from: &Receiver<Item>,
-    to: &SyncSender<Item>,
-) -> Result<Vec<Account>, SendError> {
-    for mut item in from {
-        match &mut item {
-            Item::Parcel(parcel) => packer.pack(parcel)?,
-            Item::LastRound => packer.last_round(),
-            Item::Done(_) => {}
-        }
-        to.send(item).map_err(|_| SendError::Stopped)?;
-    }
-    Ok(packer.accounts())
 }
 
 fn shape(vm: &SendVm<'_>) -> VmShape {

@@ -1,4 +1,4 @@
-//! What travels between the threads of a sender: pages with what becomes of each.
+//! What travels through a sender: pages with what becomes of each.
 
 use crate::filter::{Batch, PAGE, Settled};
 use crate::wire::pages::{Op, PageOp};

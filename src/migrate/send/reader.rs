@@ -1,4 +1,4 @@
-//! The first thread of a sender: reads facts, asks the filters, reads what they leave open.
+//! What a sender does first: reads facts, asks the filters, reads what they leave open.
 
 use super::parcel::Parcel;
 use super::{Link, SendError, SendVm, VmDone};

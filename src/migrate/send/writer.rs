@@ -1,4 +1,4 @@
-//! The last thread of a sender: frames, and how fast the link takes them.
+//! What a sender does last: frames, and how fast the link takes them.
 
 use super::{Link, SendError};
 use crate::migrate::send::parcel::{Parcel, Piece};
