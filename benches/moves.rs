@@ -250,7 +250,7 @@ fn peak_memory() {
             let mut send = send.stdout(Stdio::piped()).spawn().expect("it starts");
             let out = send.stdout.take().expect("a pipe");
             let mut recv = recv.stdin(out).spawn().expect("it starts");
-            let peaks_now = (peak(&mut send), peak(&mut recv));
+            let peaks_now = both_peaks(&mut send, &mut recv);
             let vms = holder.pids().len() as u64;
             peaks.push((pages * vms, peaks_now));
             fs::remove_dir_all(&herd).expect("the herd goes");
@@ -386,18 +386,23 @@ fn billed(vm: &str, filters: &str, to: &[&str]) -> (Duration, Value) {
     (start.elapsed(), serde_json::from_str(line).expect("in JSON"))
 }
 
-/// Waits for a command and tells the most memory that it had, as last seen.
-fn peak(child: &mut Child) -> u64 {
-    let mut most = 0;
+/// Waits for two commands and tells the most memory that each had, as last seen.
+fn both_peaks(left: &mut Child, right: &mut Child) -> (u64, u64) {
+    let mut most = [0; 2];
     loop {
-        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-        most = most.max(kib.unwrap_or(0) * 1024);
-        if child.try_wait().expect("it can be asked").is_some() {
-            return most;
+        let mut ended = true;
+        for (most, child) in most.iter_mut().zip([&mut *left, &mut *right]) {
+            let status = fs::read_to_string(format!("/proc/{}/status", child.id()));
+            let status = status.unwrap_or_default();
+            let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+            let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+            *most = kib.map_or(*most, |kib| kib * 1024).max(*most);
+            ended &= child.try_wait().expect("it can be asked").is_some();
         }
-        std::thread::sleep(Duration::from_millis(2));
+        if ended {
+            return (most[0], most[1]);
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -25,7 +25,9 @@ struct Kept {
 }
 
 /// Tables of one space. A table that grows is there twice for a moment, and is half empty after it:
-/// with many small ones that grow one by one, all of them together are neither.
+/// of many small ones that grow one by one, all together are neither. So that they do not grow all at
+/// once, each takes a share of the frames a little larger than the one before, the last twice that
+/// of the first.
 const SHARDS: usize = 64;
 
 /// The frames that were met.
@@ -53,7 +55,7 @@ impl Frames {
         });
         let kept = Kept { frame, number, hash: sent.hash.map_or(0, |hash| hash.0) };
         self.spaces[index].1[shard(frame)]
-            .entry(spread(frame), |old| old.frame == frame, |old| spread(old.frame))
+            .entry(position(frame), |old| old.frame == frame, |old| position(old.frame))
             .insert(kept);
     }
 
@@ -61,7 +63,7 @@ impl Frames {
     pub(super) fn find(&self, frame: Frame) -> Option<Sent> {
         let (_, tables) = self.spaces.iter().find(|(space, _)| *space == frame.space)?;
         let number = u32::try_from(frame.number).ok()?;
-        let kept = tables[shard(number)].find(spread(number), |kept| kept.frame == number)?;
+        let kept = tables[shard(number)].find(position(number), |kept| kept.frame == number)?;
         let (vm, page) = self.numbering.page(kept.number);
         let hash = (kept.hash != 0).then_some(PageHash(kept.hash));
         Some(Sent { frame: frame.number, vm, page, hash })
@@ -74,14 +76,36 @@ fn spread(number: u32) -> u64 {
     x ^ x >> 32
 }
 
-/// By bits that neither the tables nor their tags go by.
+/// Where in its table: a table goes by the lowest bits and the uppermost, which are not to be those
+/// by which it was chosen.
+fn position(number: u32) -> u64 {
+    spread(number).rotate_left(32)
+}
+
+/// Which table: by the uppermost bits, in shares of 64, 65, … 127 of their sum.
 fn shard(number: u32) -> usize {
-    usize::try_from(spread(number) >> 40).unwrap_or(0) % SHARDS
+    const ALL: u64 = (64 + 127) * 64 / 2;
+    let point = ((spread(number) >> 32) * ALL) >> 32;
+    // the sum of the first n shares is 64 n + n (n - 1) / 2: the largest n for which it is not above
+    let (mut low, mut high) = (0, SHARDS as u64);
+    while low + 1 < high {
+        let n = (low + high) / 2;
+        if 64 * n + n * (n - 1) / 2 <= point { low = n } else { high = n }
+    }
+    usize::try_from(low).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_table_has_its_share() {
+        let mut counts = [0u32; SHARDS];
+        (0..1_000_000).for_each(|number| counts[shard(number)] += 1);
+        assert!(counts.iter().all(|&count| count > 9_000), "{counts:?}");
+        assert!(counts[SHARDS - 1] > counts[0] * 3 / 2);
+    }
 
     #[test]
     fn a_frame_is_found_where_it_was_sent_last() {

@@ -148,7 +148,7 @@ pub trait World {
     /// What is known of pages now; `false` where it cannot be told.
     fn facts(&self, vm: u32, page: u64, out: &mut [Fact]) -> bool;
 
-    /// The content of a page now; `false` where it cannot be read.
+    /// The content of consecutive pages now, as many as `out` holds; `false` where it cannot be read.
     fn content(&self, vm: u32, page: u64, out: &mut [u8]) -> bool;
 
     /// The content of a page of a template.
@@ -214,9 +214,11 @@ pub(crate) mod worlds {
         }
 
         fn content(&self, vm: u32, page: u64, out: &mut [u8]) -> bool {
-            self.content.get(&(vm, page)).is_some_and(|bytes| {
-                out.copy_from_slice(bytes);
-                true
+            (page..).zip(out.chunks_mut(PAGE)).all(|(page, out)| {
+                self.content.get(&(vm, page)).is_some_and(|bytes| {
+                    out.copy_from_slice(bytes);
+                    true
+                })
             })
         }
 

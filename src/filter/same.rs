@@ -17,12 +17,21 @@ pub struct Same {
     numbering: Numbering,
     /// Which trust group each VM is in.
     groups: Vec<u32>,
+    /// Content that is compared with.
+    other: Vec<u8>,
+}
+
+/// A page of a batch, and where what may be its content was sent.
+struct Candidate {
+    at: usize,
+    vm: u32,
+    page: u64,
 }
 
 impl Same {
     /// For VMs of so many pages each, and the trust group of each: VMs with the same number share.
     pub fn new(pages: &[u64], groups: Vec<u32>) -> Self {
-        Self { sent: HashTable::new(), numbering: Numbering::new(pages), groups }
+        Self { sent: HashTable::new(), numbering: Numbering::new(pages), groups, other: Vec::new() }
     }
 
     fn group(&self, vm: u32) -> u32 {
@@ -51,22 +60,32 @@ impl Filter for Same {
         if !world.stands_still() {
             return 0;
         }
-        let (mut pages, mut other) = (0, [0; PAGE]);
-        for at in 0..batch.len() {
-            let Some(hash) = batch.hashes[at].filter(|_| batch.settled[at].is_none()) else {
-                continue;
-            };
+        let mut candidates = Vec::new();
+        for at in batch.open() {
+            let Some(hash) = batch.hashes[at] else { continue };
             let (position, tag) = self.key(batch.vm, hash);
             let found = self.sent.find(position, |&(known, _)| known == tag).copied();
             let Some((vm, page)) = found.map(|(_, number)| self.numbering.page(number)) else {
                 continue;
             };
-            if self.group(vm) != self.group(batch.vm) {
-                continue; // two groups whose tags fell together
+            // two groups whose tags fell together are none of one another's business
+            if self.group(vm) == self.group(batch.vm) {
+                candidates.push(Candidate { at, vm, page });
             }
-            if world.content(vm, page, &mut other) && other == batch.page(at) {
-                batch.settled[at] = Some(Settled::Same { vm, page });
-                pages += 1;
+        }
+        let mut pages = 0;
+        // a copy has its pages in the order of what it is a copy of: they are read together
+        for run in candidates.chunk_by(|a, b| (a.at + 1, a.vm, a.page + 1) == (b.at, b.vm, b.page))
+        {
+            self.other.resize(run.len() * PAGE, 0);
+            if !world.content(run[0].vm, run[0].page, &mut self.other) {
+                continue;
+            }
+            for (&Candidate { at, vm, page }, other) in run.iter().zip(self.other.chunks(PAGE)) {
+                if other == batch.page(at) {
+                    batch.settled[at] = Some(Settled::Same { vm, page });
+                    pages += 1;
+                }
             }
         }
         // within the batch itself: what an earlier page of it has, which is not in the table yet

@@ -32,8 +32,8 @@ impl World for Sight<'_> {
 
     fn content(&self, vm: u32, page: u64, out: &mut [u8]) -> bool {
         let Some(vm) = self.vms.get(vm as usize) else { return false };
-        let mut fact = [Fact::Unknown];
-        vm.feed.facts(page, &mut fact).is_ok() && vm.feed.read(page, &fact, out).is_ok()
+        let mut facts = vec![Fact::Unknown; out.len() / PAGE];
+        vm.feed.facts(page, &mut facts).is_ok() && vm.feed.read(page, &facts, out).is_ok()
     }
 
     fn template(&self, template: u32, page: u64, out: &mut [u8]) -> bool {
