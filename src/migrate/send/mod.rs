@@ -1,6 +1,6 @@
 //! The sender: memories in, a stream out.
 //!
-//! One thread reads facts and content, asks the filters and packs; another writes ([`lane`]). The buffers go round, so that memory does not grow with the VM.
+//! One thread reads facts and content, asks the filters and packs; another writes (`lane`). The buffers go round, so that memory does not grow with the VM.
 
 mod error;
 mod lane;
