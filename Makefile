@@ -34,7 +34,7 @@ fuzz: ## a million streams that are damaged, a million that nobody thought of
 	PAGEHERD_FUZZ=1000000 cargo test --release --test stream -- --nocapture random_damage the_readers_agree
 
 bench: deps ## times, as ratios within one run (root)
-	cargo bench --bench scan
+	cargo bench --bench scan --bench moves
 
 lint: deps ## formatting, clippy, documentation, dependencies, generated files
 	@scripts/lint
