@@ -238,13 +238,17 @@ impl Store for Herd {
     }
 
     fn forget(&self, session: &str, vms: &[&str]) {
-        if matches!(verdict(&self.state().entries, session), Some(Verdict::Committed(_))) {
+        if self.is_committed(session) {
             return; // maps that could not be named yet: who opens the herd next does it
         }
         for vm in vms {
             let _ =
                 unlinkat(&self.dir, part_file(vm, session).as_str(), UnlinkatFlags::NoRemoveDir);
         }
+    }
+
+    fn is_committed(&self, session: &str) -> bool {
+        matches!(verdict(&self.state().entries, session), Some(Verdict::Committed(_)))
     }
 
     fn resolve(&self, session: &str) -> Result<Option<bool>, StoreError> {

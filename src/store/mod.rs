@@ -101,6 +101,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Makes them visible, all or none.
     fn publish(&self, session: &str, vms: &[&str]) -> Result<(), StoreError>;
 
+    /// Has this session been committed, as far as is known? Asking changes nothing.
+    fn is_committed(&self, _session: &str) -> bool {
+        false
+    }
+
     /// Takes back what was prepared for these, and what `expect` reserved.
     fn forget(&self, session: &str, vms: &[&str]);
 

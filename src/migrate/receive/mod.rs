@@ -420,7 +420,7 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         if let Err(error) = published {
             // Once the journal has the session it is ours, though a map has no name yet: it gets
             // one when the herd is opened next. The sender must not go on with it.
-            if let Ok(Some(true)) = self.site.store.resolve(&session.to_string()) {
+            if self.site.store.is_committed(&session.to_string()) {
                 self.state = self.state.on(ReceiverEvent::Commit)?;
                 let _ = self.answer(&Answer::Committed(session));
             }
