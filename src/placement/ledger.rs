@@ -254,20 +254,6 @@ impl Ledger {
         if same { Ok(id) } else { Err(LedgerError::OtherShape(name.to_owned())) }
     }
 
-    /// A VM that the store has had since before; the hashes of its slots are told by
-    /// [`Self::know`].
-    pub fn adopt(&mut self, name: &str, blocks: &[(String, u64)], places: Places) {
-        if let Ok(id) = self.insert(name, blocks, false) {
-            self.pages -= places.pages(); // it is no newcomer
-            self.vm_mut(id).places = places;
-        }
-    }
-
-    /// The hash of a slot that was in use before.
-    pub fn know(&mut self, slot: u64, hash: PageHash) {
-        *self.hashes.slot(slot) = hash.0;
-    }
-
     fn insert(
         &mut self,
         name: &str,

@@ -5,10 +5,9 @@
 //! already, so that our own page table tells their frames: two VMs that have a page in common have it
 //! on one frame.
 
-use super::{Fate, PageSource};
-use crate::abi::ksm::KsmStat;
+use super::PageSource;
 use crate::abi::pagemap::Entry;
-use crate::abi::vma::{FileId, Vma, VmaFlags};
+use crate::abi::vma::{FileId, Vma};
 use crate::base::{PAGE_SIZE, PageRange, Place, Places};
 use crate::placement::herd::{POOL, map_file, vm_of};
 use crate::placement::map::{self, MapFile};
@@ -377,18 +376,6 @@ impl PageSource for HerdSource {
         Ok(out.len())
     }
 
-    fn populated(&self, range: PageRange) -> Vec<PageRange> {
-        vec![range]
-    }
-
-    fn is_huge(&self, _page: u64) -> bool {
-        false
-    }
-
-    fn huge_pages(&self, _range: PageRange) -> u64 {
-        0
-    }
-
     fn content(&self, page: u64, out: &mut [u8]) -> io::Result<usize> {
         let page = self.page(page).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         let mut whole = [0; 4096];
@@ -406,24 +393,7 @@ impl PageSource for HerdSource {
         self.content(page, out)
     }
 
-    fn blocks_with_flags(&self) -> io::Result<Vec<Vma>> {
-        let flags = Some(VmaFlags::default());
-        Ok(self.blocks.iter().map(|block| Vma { flags, ..block.clone() }).collect())
-    }
-
-    fn ksm(&self) -> Option<KsmStat> {
-        None
-    }
-
     fn may_be_merged(&self) -> bool {
         false
-    }
-
-    fn faults(&self) -> u64 {
-        0 // its pages were touched when it was opened
-    }
-
-    fn fate(&self) -> Fate {
-        Fate::Alive
     }
 }

@@ -5,10 +5,9 @@
 //! that our own page table tells their frames. Nothing is read from a disk, and no hole of a tmpfs
 //! file is filled: the kernel's fault-around maps what is cached, and no more.
 
-use super::{Fate, PageSource};
-use crate::abi::ksm::KsmStat;
+use super::PageSource;
 use crate::abi::pagemap::Entry;
-use crate::abi::vma::{FileId, Vma, VmaFlags, printable};
+use crate::abi::vma::{FileId, Vma, printable};
 use crate::base::{PAGE_SIZE, PageRange};
 use crate::sys::mapping::Mapping;
 use crate::sys::{cache, pagemap};
@@ -114,18 +113,6 @@ impl PageSource for ImageSource {
         pagemap::read(&self.pagemap, first, out)
     }
 
-    fn populated(&self, range: PageRange) -> Vec<PageRange> {
-        vec![range]
-    }
-
-    fn is_huge(&self, _page: u64) -> bool {
-        false
-    }
-
-    fn huge_pages(&self, _range: PageRange) -> u64 {
-        0
-    }
-
     fn content(&self, page: u64, out: &mut [u8]) -> io::Result<usize> {
         self.file.read_at(out, (page - self.blocks[0].pages.start) * PAGE_SIZE)
     }
@@ -139,25 +126,8 @@ impl PageSource for ImageSource {
         self.content(page, out)
     }
 
-    fn blocks_with_flags(&self) -> io::Result<Vec<Vma>> {
-        let flags = Some(VmaFlags::default());
-        Ok(self.blocks.iter().map(|block| Vma { flags, ..block.clone() }).collect())
-    }
-
-    fn ksm(&self) -> Option<KsmStat> {
-        None
-    }
-
     fn may_be_merged(&self) -> bool {
         false
-    }
-
-    fn faults(&self) -> u64 {
-        0 // its pages were touched when it was opened
-    }
-
-    fn fate(&self) -> Fate {
-        Fate::Alive
     }
 }
 

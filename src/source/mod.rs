@@ -16,12 +16,13 @@ pub mod vmm;
 
 use crate::abi::ksm::KsmStat;
 use crate::abi::pagemap::Entry;
-use crate::abi::vma::Vma;
+use crate::abi::vma::{Vma, VmaFlags};
 use crate::base::PageRange;
 use std::fmt;
 use std::io;
 
-/// One VM's memory.
+/// One VM's memory. What is answered here is right for memory in a file, which no process holds;
+/// a process answers everything itself.
 ///
 /// The contract, which every implementation passes in `contract` below: blocks are sorted and do
 /// not overlap; entries are those of the memory that was opened, also after the process runs
@@ -36,13 +37,19 @@ pub trait PageSource: Send + Sync + fmt::Debug {
 
     /// The part of `range` in which something may be present or swapped; the whole of it where
     /// that is not known or not worth asking.
-    fn populated(&self, range: PageRange) -> Vec<PageRange>;
+    fn populated(&self, range: PageRange) -> Vec<PageRange> {
+        vec![range]
+    }
 
     /// Is this page mapped by a huge entry? No where the kernel does not tell.
-    fn is_huge(&self, page: u64) -> bool;
+    fn is_huge(&self, _page: u64) -> bool {
+        false
+    }
 
     /// How many pages of `range` are mapped by one huge entry; 0 where the kernel does not tell.
-    fn huge_pages(&self, range: PageRange) -> u64;
+    fn huge_pages(&self, _range: PageRange) -> u64 {
+        0
+    }
 
     /// Copies the content of one page, which the page table has just shown to be present.
     fn content(&self, page: u64, out: &mut [u8]) -> io::Result<usize>;
@@ -57,10 +64,15 @@ pub trait PageSource: Send + Sync + fmt::Debug {
     fn file_content(&self, block: &Vma, page: u64, out: &mut [u8]) -> io::Result<usize>;
 
     /// The blocks with the flags that only smaps tells.
-    fn blocks_with_flags(&self) -> io::Result<Vec<Vma>>;
+    fn blocks_with_flags(&self) -> io::Result<Vec<Vma>> {
+        let flags = Some(VmaFlags::default());
+        Ok(self.blocks().iter().map(|block| Vma { flags, ..block.clone() }).collect())
+    }
 
     /// What KSM counts for its process; `None` before Linux 6.1, without KSM, and of an image.
-    fn ksm(&self) -> Option<KsmStat>;
+    fn ksm(&self) -> Option<KsmStat> {
+        None
+    }
 
     /// Can KSM have merged any of it? `false` only where the kernel says that no mapping of the
     /// process is mergeable (`ksm_stat`, `ksm_mergeable`): a merged page never outlives that, since
@@ -70,10 +82,14 @@ pub trait PageSource: Send + Sync + fmt::Debug {
     }
 
     /// Page faults that it has had: it cannot get another frame without one.
-    fn faults(&self) -> u64;
+    fn faults(&self) -> u64 {
+        0 // the pages of a file are touched when it is opened
+    }
 
     /// What became of it since it was opened.
-    fn fate(&self) -> Fate;
+    fn fate(&self) -> Fate {
+        Fate::Alive
+    }
 }
 
 /// What became of a source while it was read.
