@@ -2,6 +2,7 @@
 
 pub mod addr;
 pub mod address;
+pub mod buffer;
 pub mod bytes;
 pub mod digest;
 pub mod fact;

@@ -1,10 +1,11 @@
-//! Which frames were met, and where their content was sent: 16 bytes a frame, and what the table
-//! around them needs.
+//! Which frames were met, and where their content was sent: 16 bytes a frame in a list, and four in
+//! a table of positions, which alone has to be larger than what it holds.
 
 use super::Numbering;
 use crate::base::digest::PageHash;
 use crate::base::fact::{Frame, Space};
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 /// Where the content of a frame was sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,17 +31,46 @@ struct Kept {
 /// of the first.
 const SHARDS: usize = 64;
 
+/// Entries that are allocated together: what was allocated never moves.
+const CHUNK: usize = 1 << 12;
+
 /// The frames that were met.
 #[derive(Debug)]
 pub(super) struct Frames {
     numbering: Numbering,
-    spaces: Vec<(Space, Vec<HashTable<Kept>>)>,
+    kept: List,
+    spaces: Vec<(Space, Vec<HashTable<u32>>)>,
+}
+
+/// A list that grows without being copied.
+#[derive(Debug, Default)]
+struct List {
+    chunks: Vec<Vec<Kept>>,
+    len: u32,
+}
+
+impl List {
+    fn get(&self, at: u32) -> &Kept {
+        &self.chunks[at as usize / CHUNK][at as usize % CHUNK]
+    }
+
+    fn set(&mut self, at: u32, kept: Kept) {
+        self.chunks[at as usize / CHUNK][at as usize % CHUNK] = kept;
+    }
+
+    fn push(&mut self, kept: Kept) {
+        if (self.len as usize).is_multiple_of(CHUNK) {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        self.chunks.last_mut().into_iter().for_each(|chunk| chunk.push(kept));
+        self.len += 1;
+    }
 }
 
 impl Frames {
     /// For VMs of so many pages each.
     pub(super) fn new(pages: &[u64]) -> Self {
-        Self { numbering: Numbering::new(pages), spaces: Vec::new() }
+        Self { numbering: Numbering::new(pages), kept: List::default(), spaces: Vec::new() }
     }
 
     /// Remembers where a frame was sent, in place of what was known of it: its first page may have
@@ -53,17 +83,33 @@ impl Frames {
             self.spaces.push((space, (0..SHARDS).map(|_| HashTable::new()).collect()));
             self.spaces.len() - 1
         });
-        let kept = Kept { frame, number, hash: sent.hash.map_or(0, |hash| hash.0) };
-        self.spaces[index].1[shard(frame)]
-            .entry(position(frame), |old| old.frame == frame, |old| position(old.frame))
-            .insert(kept);
+        let new = Kept { frame, number, hash: sent.hash.map_or(0, |hash| hash.0) };
+        let Self { kept, spaces, .. } = self;
+        let of = |at: &u32| kept.get(*at).frame;
+        let entry = spaces[index].1[shard(frame)].entry(
+            position(frame),
+            |at| of(at) == frame,
+            |at| position(of(at)),
+        );
+        match entry {
+            Entry::Occupied(known) => {
+                let at = *known.get();
+                kept.set(at, new);
+            }
+            Entry::Vacant(_) if kept.len == u32::MAX => {} // one that is not known is sent once more
+            Entry::Vacant(free) => {
+                free.insert(kept.len);
+                kept.push(new);
+            }
+        }
     }
 
     /// Where a frame was sent.
     pub(super) fn find(&self, frame: Frame) -> Option<Sent> {
         let (_, tables) = self.spaces.iter().find(|(space, _)| *space == frame.space)?;
         let number = u32::try_from(frame.number).ok()?;
-        let kept = tables[shard(number)].find(position(number), |kept| kept.frame == number)?;
+        let is = |at: &u32| self.kept.get(*at).frame == number;
+        let kept = self.kept.get(*tables[shard(number)].find(position(number), is)?);
         let (vm, page) = self.numbering.page(kept.number);
         let hash = (kept.hash != 0).then_some(PageHash(kept.hash));
         Some(Sent { frame: frame.number, vm, page, hash })

@@ -18,6 +18,7 @@ pub mod xor;
 pub mod zero;
 pub mod zstd;
 
+use crate::base::buffer::Buffer;
 use crate::base::digest::PageHash;
 use crate::base::fact::Fact;
 
@@ -64,7 +65,7 @@ pub struct Batch {
     /// also where it is zero.
     pub hashes: Vec<Option<PageHash>>,
     /// The content of those that were read; anything for the others.
-    pub content: Vec<u8>,
+    pub content: Buffer,
     /// Which were read.
     pub was_read: Vec<bool>,
 }
@@ -81,7 +82,7 @@ impl Batch {
         self.hashes.resize(pages, None);
         self.was_read.clear();
         self.was_read.resize(pages, false);
-        self.content.resize(pages * PAGE, 0);
+        self.content.resize(pages * PAGE);
     }
 
     /// How many pages.

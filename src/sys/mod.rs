@@ -5,7 +5,7 @@
 //! who guarantees that the pointer is valid, for how long, and for how many bytes.
 //!
 //! Nothing here changes a page or a setting; what changes our own process ([`mapping`], [`fork`],
-//! [`fd`], [`guard`], [`sandbox`]) says so in its name. Two things act on another process, and only
+//! [`fd`], [`guard`], [`sandbox`], [`siphon`]) says so in its name. Two things act on another process, and only
 //! when told to: [`pidfd::PidFd::signal`] and [`cgroup::Freezer`].
 
 #![allow(unsafe_code)]
@@ -30,6 +30,7 @@ pub mod sandbox;
 pub mod scan;
 mod seccomp;
 pub mod signal;
+pub mod siphon;
 pub mod socket;
 pub mod spawn;
 pub mod splice;

@@ -31,6 +31,7 @@ pub use error::TransportError;
 pub use tls::TlsFiles;
 
 use crate::base::address::Address;
+use crate::base::buffer::Buffer;
 use crate::sys::fd::{Want, wait};
 use paced::{Monotonic, Paced};
 use std::fmt;
@@ -294,8 +295,8 @@ impl Listener {
 pub struct Lending(crate::sys::splice::Lender);
 
 impl Lending {
-    /// For a drain that is a pipe which `mig-recv` alone reads: it copies what it reads, so that a
-    /// buffer is ours again when it has left the pipe.
+    /// For a drain that is a pipe which `mig-recv` alone reads: it copies what it takes out but for a
+    /// known rest, so that a buffer is ours again when enough has left the pipe after it.
     pub fn to(drain: &dyn Drain) -> Option<Self> {
         let pipe = drain.raw()?;
         let lend = crate::sys::readers::all_run(&pipe, "mig-recv");
@@ -309,7 +310,7 @@ impl Lending {
     pub fn send(
         &mut self,
         drain: &dyn Drain,
-        buffer: Vec<u8>,
+        buffer: Buffer,
         parts: &[std::ops::Range<usize>],
     ) -> io::Result<()> {
         let pipe = drain.raw().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
@@ -325,7 +326,7 @@ impl Lending {
     ///
     /// # Errors
     /// What the kernel says of the pipe.
-    pub fn back(&mut self, drain: &dyn Drain) -> io::Result<Option<Vec<u8>>> {
+    pub fn back(&mut self, drain: &dyn Drain) -> io::Result<Option<Buffer>> {
         drain.raw().map_or(Ok(None), |pipe| self.0.back(&pipe))
     }
 }

@@ -3,6 +3,7 @@
 
 use super::{Channel, Drain, End, Options, Source, TransportError};
 use crate::sys::fd::{Want, access, wait, widen_pipe, write_now};
+use crate::sys::siphon::Siphon;
 use crate::sys::socket;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
@@ -40,7 +41,7 @@ impl Channel {
             is_file: end.medium == Medium::File,
             strict: true,
             what: end.what.to_string(),
-            input: input.map(|input| Box::new(input) as _),
+            input: input.map(Plain::into_source),
             output: output.map(|output| Box::new(output) as _),
             end: Box::new(end),
         }
@@ -113,6 +114,17 @@ impl Plain {
         }
         let nonblocking = access(file.as_fd()).map_err(cannot("look at it"))?.nonblocking;
         Ok(Self { file: Arc::new(file), what: what.into(), medium, nonblocking, stall })
+    }
+
+    /// To be read from: a pipe through one of our own, so that its writer need not wait while we copy.
+    fn into_source(self) -> Box<dyn Source> {
+        match self.medium {
+            Medium::Pipe => match Siphon::new() {
+                Ok(siphon) => Box::new(Siphoned { pipe: self, siphon }),
+                Err(_) => Box::new(self),
+            },
+            _ => Box::new(self),
+        }
     }
 
     /// Waits for `want`, at most as long as nothing may move.
@@ -200,6 +212,28 @@ impl Plain {
 impl Read for Plain {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         self.insist(Want::Read, "read", || (&*self.file).read(to))
+    }
+}
+
+/// A pipe that is read through another one.
+struct Siphoned {
+    pipe: Plain,
+    siphon: Siphon,
+}
+
+impl Read for Siphoned {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let Self { pipe, siphon } = self;
+        if siphon.held() > 0 {
+            return siphon.read(pipe.file.as_fd(), to);
+        }
+        pipe.insist(Want::Read, "read", || siphon.read(pipe.file.as_fd(), to))
+    }
+}
+
+impl Source for Siphoned {
+    fn ready(&mut self) -> bool {
+        self.siphon.held() > 0 || self.pipe.ready()
     }
 }
 

@@ -15,7 +15,7 @@ use super::answer::{Answer, Refusal};
 use super::decode::{Decoder, Taken};
 use super::header::{Direction, Header, VERSION, feature};
 use super::pages::{Base, Op, Pages};
-use super::record::{Record, VmShape};
+use super::record::{Record, VmShape, tag};
 use super::{WireError, limits};
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -204,6 +204,7 @@ const fn name_of(record: &Record<'_>) -> &'static str {
         Record::Commit => "commit",
         Record::Abort(_) => "abort",
         Record::Resolve(_) => "resolve",
+        Record::Passed(tag::PAD) => "pad",
         Record::Passed(_) => "optional",
     }
 }
@@ -226,6 +227,7 @@ fn of_record(record: &Record<'_>) -> String {
         Record::Seal(seal) => hex(seal),
         Record::Abort(why) => format!("\"{why}\""),
         Record::Resolve(session) => format!("session {session}"),
+        Record::Passed(tag::PAD) => String::new(),
         Record::Passed(tag) => format!("type {tag}, passed over"),
     }
 }

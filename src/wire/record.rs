@@ -32,6 +32,8 @@ pub mod tag {
     pub const RESOLVE: u8 = 10;
     /// The first number that may be passed over.
     pub const OPTIONAL: u8 = 128;
+    /// Nothing: what follows stands where it is copied faster.
+    pub const PAD: u8 = OPTIONAL;
 }
 
 /// A VM as a stream declares it.

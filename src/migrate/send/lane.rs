@@ -3,6 +3,7 @@
 //! (docs/PERFORMANCE.md).
 
 use super::{Attempt, Item, SendError, VmDone};
+use crate::base::buffer::Buffer;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +17,7 @@ pub(super) struct Lane<'a, 'b> {
 struct State {
     failed: Option<SendError>,
     /// Buffers that were written.
-    spare: Vec<Vec<u8>>,
+    spare: Vec<Buffer>,
     done: Vec<VmDone>,
 }
 
@@ -56,7 +57,7 @@ impl<'a, 'b> Lane<'a, 'b> {
     }
 
     /// A buffer to be filled again.
-    pub(super) fn spare(&self) -> Option<Vec<u8>> {
+    pub(super) fn spare(&self) -> Option<Buffer> {
         lock(&self.state).spare.pop()
     }
 

@@ -13,6 +13,7 @@ mod writer;
 pub use error::SendError;
 pub use link::Link;
 
+use crate::base::buffer::Buffer;
 use crate::base::digest::{Hashing, MemoryDigest};
 use crate::filter::bill::Account;
 use crate::filter::chain::{Chain, Name};
@@ -400,7 +401,7 @@ impl Attempt<'_> {
     }
 
     /// Writes one item; buffers that are free by that go to `spare`.
-    fn write(&mut self, spare: &mut Vec<Vec<u8>>, item: Item) -> Result<Option<VmDone>, SendError> {
+    fn write(&mut self, spare: &mut Vec<Buffer>, item: Item) -> Result<Option<VmDone>, SendError> {
         // a refusal is heard before the next write fails
         if self.answers.as_mut().is_some_and(Answers::ready) {
             self.expect_with(|_| false)?;
@@ -462,7 +463,7 @@ fn read_all(
     mut packer: Packer<'_>,
     (vms, options, watch): (&[SendVm<'_>], &Options, &dyn Watch),
     put: impl Fn(Item) -> bool,
-    spare: impl Fn() -> Option<Vec<u8>>,
+    spare: impl Fn() -> Option<Buffer>,
 ) -> Result<Vec<Account>, SendError> {
     for (number, vm) in (0u32..).zip(vms) {
         if vm.foreign {

@@ -1,5 +1,6 @@
 //! What travels through a sender: pages with what becomes of each.
 
+use crate::base::buffer::Buffer;
 use crate::filter::{Batch, PAGE, Settled};
 use crate::wire::pages::{Op, PageOp};
 use std::ops::Range;
@@ -14,7 +15,7 @@ pub(super) struct Parcel {
     /// What becomes of them.
     pub(super) ops: Vec<PageOp>,
     /// The content of all of them; of those that go as bytes it is right.
-    pub(super) content: Vec<u8>,
+    pub(super) content: Buffer,
     /// What the operations use, in order.
     pub(super) payload: Vec<Piece>,
 }
@@ -62,7 +63,7 @@ impl Parcel {
                 Batch { vm: batch.vm, first: batch.first + from as u64, ..Batch::default() };
             part.settled = batch.settled[from..to].to_vec();
             part.facts = batch.facts[from..to].to_vec();
-            part.content = batch.content[from * PAGE..to * PAGE].to_vec();
+            part.content = Buffer::from(&batch.content[from * PAGE..to * PAGE]);
             parcels.push(Self::of(&mut part));
         }
         parcels
@@ -109,7 +110,7 @@ impl Parcel {
 
     /// Takes in a parcel without payload that follows this one, which has none either; gives it back
     /// where that cannot be.
-    pub(super) fn join(&mut self, next: Self, most: usize) -> Result<Vec<u8>, Box<Self>> {
+    pub(super) fn join(&mut self, next: Self, most: usize) -> Result<Buffer, Box<Self>> {
         let fits = self.payload.is_empty()
             && next.payload.is_empty()
             && next.vm == self.vm

@@ -2,6 +2,7 @@
 
 use super::parcel::Parcel;
 use super::{Link, SendError, SendVm, VmDone};
+use crate::base::buffer::Buffer;
 use crate::base::digest::{Hashing, MemoryDigest, PageHash, is_zero};
 use crate::base::fact::Fact;
 use crate::filter::bill::{Account, Meter};
@@ -137,7 +138,7 @@ impl<'a> Reader<'a> {
         vm: u32,
         sent: &mut Option<SentHashes>,
         mut out: impl FnMut(Parcel) -> bool,
-        mut spare: impl FnMut() -> Option<Vec<u8>>,
+        mut spare: impl FnMut() -> Option<Buffer>,
     ) -> Result<VmDone, SendError> {
         let (feed, pages) = self.feed(vm);
         let mut digest = MemoryDigest::default();

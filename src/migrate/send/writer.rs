@@ -1,12 +1,17 @@
 //! What a sender does last: frames, and how fast the link takes them.
 
 use super::{Link, SendError};
+use crate::base::buffer::Buffer;
 use crate::migrate::send::parcel::{Parcel, Piece};
 use crate::transport::{Drain, Lending, write_all_vectored};
 use crate::wire::limits::MAX_OPS;
 use crate::wire::{Encoder, Record};
 use std::io::IoSlice;
 use std::time::Instant;
+
+/// Bytes of pages, not packed, for which it is worth sixteen more that they begin where they are
+/// copied faster.
+const LEAST_ALIGNED: usize = 1 << 15;
 
 /// Writes records.
 pub(super) struct Writer<'a> {
@@ -18,6 +23,8 @@ pub(super) struct Writer<'a> {
     /// Pages are lent to the reader of a pipe, where that is safe.
     lending: Option<Lending>,
     bytes: u64,
+    /// Bytes of the last record before its pages.
+    head: usize,
 }
 
 impl<'a> Writer<'a> {
@@ -26,7 +33,7 @@ impl<'a> Writer<'a> {
         encoder: Encoder,
         link: &'a Link,
     ) -> Self {
-        Self { out, encoder, link, pending: None, lending: None, bytes: 0 }
+        Self { out, encoder, link, pending: None, lending: None, bytes: 0, head: 0 }
     }
 
     /// Asks whether pages can be lent instead of copied.
@@ -35,7 +42,7 @@ impl<'a> Writer<'a> {
     }
 
     /// A buffer that was lent and has come back.
-    pub(super) fn back(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn back(&mut self) -> Option<Buffer> {
         self.lending.as_mut()?.back(self.out).ok().flatten()
     }
 
@@ -61,7 +68,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes a parcel, or keeps it to be joined with the next; gives its buffer back.
-    pub(super) fn parcel(&mut self, parcel: Parcel) -> Result<Option<Vec<u8>>, SendError> {
+    pub(super) fn parcel(&mut self, parcel: Parcel) -> Result<Option<Buffer>, SendError> {
         let most = usize::try_from(MAX_OPS).unwrap_or(0) / 4;
         let parcel = match &mut self.pending {
             Some(pending) => match pending.join(parcel, most) {
@@ -107,8 +114,17 @@ impl<'a> Writer<'a> {
 
     fn pages(&mut self, parcel: &Parcel) -> Result<(), SendError> {
         let payload = parcel.pieces();
+        let plain = parcel.open_bytes();
+        let mut pad = Vec::new();
+        if plain >= LEAST_ALIGNED {
+            // what comes before the pages is mostly as long as it was before
+            pad = self.encoder.pad(self.bytes + self.head as u64);
+        }
         let frame = self.encoder.pages(parcel.vm, parcel.first, &parcel.ops, &payload);
-        let mut all = vec![frame.head.as_slice()];
+        if plain >= LEAST_ALIGNED {
+            self.head = frame.head.len();
+        }
+        let mut all = vec![pad.as_slice(), &frame.head];
         all.extend(payload);
         all.push(&frame.tail);
         self.write(&all)
