@@ -23,6 +23,7 @@ pub mod filter;
 pub mod migrate;
 pub mod placement;
 pub mod qemu;
+pub mod sink;
 pub mod source;
 pub mod store;
 pub mod sys;

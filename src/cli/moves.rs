@@ -8,6 +8,7 @@ use crate::migrate::receive::ReceiveError;
 use crate::migrate::send::SendError;
 use crate::source::freeze::FreezeError;
 use crate::store::StoreError;
+use crate::store::group::GroupError;
 use crate::sys::sandbox::SandboxError;
 use crate::transport::filter_exec::FilterError;
 use crate::transport::{Options, TlsFiles, TransportError};
@@ -148,6 +149,9 @@ pub(super) fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit>
     if let Some(e) = cause.downcast_ref::<FreezeError>() {
         return Some(of_freeze(e));
     }
+    if let Some(e) = cause.downcast_ref::<GroupError>() {
+        return Some(of_group(e));
+    }
     if cause.is::<WireError>() {
         return Some(Exit::Data);
     }
@@ -173,6 +177,9 @@ fn of_send(error: &SendError) -> Option<Exit> {
             Refusal::Policy => Exit::NotPermitted,
             Refusal::Other => Exit::Failure,
         },
+        SendError::Vmm(_) | SendError::VmmLong | SendError::VmmBlock { .. } => Exit::Data,
+        SendError::VmmRead(_) => Exit::Io,
+        SendError::Group(e) => of_group(e),
         SendError::BadAnswer(WireError::Cut { .. }) => Exit::Unavailable,
         SendError::BadAnswer(_) | SendError::OtherSeal | SendError::OutOfTurn(_) => Exit::Data,
         SendError::Write(e) if e.kind() == io::ErrorKind::BrokenPipe => Exit::Unavailable,
@@ -192,6 +199,8 @@ fn of_receive(error: &ReceiveError) -> Option<Exit> {
         ReceiveError::NotCommitted | ReceiveError::Aborted(_) => Exit::Unavailable,
         ReceiveError::WaitedTooLong { .. } => Exit::Unavailable,
         ReceiveError::Store(e) => of_store(e),
+        ReceiveError::Group(e) => of_group(e),
+        ReceiveError::Vmm(_) => Exit::Unavailable,
         ReceiveError::Read(_) | ReceiveError::Answer(_) => return None,
         error => match error.refusal() {
             Refusal::Data => Exit::Data,
@@ -234,6 +243,21 @@ fn of_store(error: &StoreError) -> Exit {
         StoreError::Damaged { .. } => Exit::Data,
         StoreError::NoImage(_) => Exit::Usage,
         StoreError::Busy(_) | StoreError::Resolved(_) | StoreError::Exists(_) => Exit::NotPermitted,
+    }
+}
+
+fn of_group(error: &GroupError) -> Exit {
+    match error {
+        GroupError::Name { .. } => Exit::Usage,
+        GroupError::NotOurs { .. } => Exit::NotPermitted,
+        GroupError::NoGroup { .. } => Exit::NoTarget,
+        GroupError::Damaged { .. }
+        | GroupError::NotYet { .. }
+        | GroupError::Alone { .. }
+        | GroupError::MemberTwice { .. } => Exit::Data,
+        GroupError::Full { .. } | GroupError::Io { .. } | GroupError::NoMemory(_) => Exit::Io,
+        GroupError::NeverArrived { .. } | GroupError::WaitedTooLong { .. } => Exit::Unavailable,
+        _ => Exit::Failure,
     }
 }
 

@@ -72,6 +72,23 @@ pub struct Chain {
     pub names: Vec<Name>,
 }
 
+impl Chain {
+    /// The default, where a VMM's stream is sent: memory itself cannot be asked, so equal pages are
+    /// known by content; any other chain as it is.
+    #[must_use]
+    pub fn for_vmm(self) -> Self {
+        if self != Self::default() {
+            return self;
+        }
+        let of_memory =
+            |name: &Name| matches!(name, Name::Unused | Name::Shared | Name::Same | Name::Xor);
+        let mut names: Vec<Name> = self.names.into_iter().filter(|n| !of_memory(n)).collect();
+        let codecs = names.iter().position(Name::packs).unwrap_or(names.len());
+        names.insert(codecs, Name::Same);
+        Self { names }
+    }
+}
+
 impl Default for Chain {
     /// What costs nothing, what keeps memory shared, and codecs, of which the best for the link is
     /// chosen as it runs, or none. `same` must be asked for: it shares between VMs what they did

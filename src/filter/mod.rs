@@ -10,6 +10,7 @@ pub mod bill;
 pub mod chain;
 pub mod codec;
 mod frames;
+pub mod known;
 pub mod lz4;
 pub mod same;
 pub mod shared;
@@ -39,7 +40,14 @@ pub enum Settled {
         /// The page.
         page: u64,
     },
-    /// The far end has it as it is: it was sent in an earlier round.
+    /// A page that the far end keeps in its pool.
+    Pool {
+        /// Whose.
+        member: u32,
+        /// The page.
+        page: u64,
+    },
+    /// The far end has it as it is: it was sent in an earlier round; or nothing is to be said of it.
     Unchanged,
     /// A page of a template.
     Template {
@@ -83,6 +91,27 @@ impl Batch {
         self.was_read.clear();
         self.was_read.resize(pages, false);
         self.content.resize(pages * PAGE);
+    }
+
+    /// Begins a window of `window` pages from `first` on, of which none is there: see [`Self::add`].
+    pub fn begin(&mut self, vm: u32, first: u64, window: u64) {
+        self.reset(vm, first, 0);
+        self.content.resize(usize::try_from(window).unwrap_or(0) * PAGE);
+    }
+
+    /// Adds a page of the window, later than those before: its bytes, or zero. Nothing is said of
+    /// those between.
+    pub fn add(&mut self, page: u64, bytes: Option<&[u8; PAGE]>) {
+        let at = usize::try_from(page - self.first).unwrap_or(0);
+        self.facts.resize(at + 1, Fact::Unknown);
+        self.settled.resize(at + 1, Some(Settled::Unchanged));
+        self.hashes.resize(at + 1, None);
+        self.was_read.resize(at + 1, false);
+        self.settled[at] = bytes.is_none().then_some(Settled::Zero);
+        if let Some(bytes) = bytes {
+            self.was_read[at] = true;
+            self.content[at * PAGE..(at + 1) * PAGE].copy_from_slice(bytes);
+        }
     }
 
     /// How many pages.

@@ -2,7 +2,23 @@
 
 use crate::base::digest::Hashing;
 use crate::wire::header::HEADER;
-use crate::wire::record::{TemplateShape, VmShape};
+use crate::wire::record::{Native, TemplateShape, VmShape};
+
+/// The seal of what a VMM's stream has beside pages: over each part and the seal so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NativeSeal(pub [u8; 16]);
+
+impl NativeSeal {
+    /// The next part.
+    pub fn add(&mut self, hashing: &Hashing, part: Native<'_>) {
+        let (kind, bytes): (u8, &[u8]) = match part {
+            Native::Bytes(bytes) => (1, bytes),
+            Native::Named => (2, &[]),
+            Native::Ready(bytes) => (3, bytes),
+        };
+        self.0 = hashing.seal(&[&self.0[..], &[kind], bytes].concat());
+    }
+}
 
 /// What a seal is over.
 #[derive(Clone, Debug)]
@@ -32,6 +48,11 @@ impl Seal {
     pub fn template(&mut self, template: &TemplateShape) {
         self.bytes.extend(template.pages.to_le_bytes());
         self.bytes.extend(template.digest);
+    }
+
+    /// The seal of what a VMM's stream has beside pages.
+    pub fn native(&mut self, seal: &[u8; 16]) {
+        self.bytes.extend(seal);
     }
 
     fn text(&mut self, text: &str) {

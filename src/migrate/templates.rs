@@ -64,6 +64,11 @@ impl TemplateFile {
         MapFile { path, device: self.id.device, inode: self.id.inode }
     }
 
+    /// Its pages.
+    pub fn pages(&self) -> u64 {
+        self.meta.len() / PAGE_SIZE
+    }
+
     /// Its descriptor, once more.
     pub fn file(&self) -> io::Result<File> {
         self.file.try_clone()

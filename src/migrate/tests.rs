@@ -70,6 +70,7 @@ fn options(chain: &str, live: bool) -> Options {
         live,
         verify: false,
         session: Session([7; 16]),
+        secret: [7; 32],
         unproven: false,
     }
 }

@@ -122,6 +122,8 @@ struct Vm {
     digest: MemoryDigest,
     /// Pages that came in this round, if it is not the first.
     again: Option<Places>,
+    /// See [`Ledger::comes_as_it_likes`].
+    likes: bool,
     /// It is only referred to until a stream declares it.
     expected: bool,
 }
@@ -273,6 +275,7 @@ impl Ledger {
             places: Places::new(pages),
             digest: MemoryDigest::default(),
             again: None,
+            likes: false,
             expected,
         }));
         let id = self.vms.len() - 1;
@@ -311,10 +314,19 @@ impl Ledger {
         self.vm_mut(id).again = Some(Places::new(pages));
     }
 
+    /// Pages of this VM come as often as they like, and those that never come are unused.
+    pub fn comes_as_it_likes(&mut self, id: VmId) {
+        self.next_round(id);
+        self.vm_mut(id).likes = true;
+    }
+
     /// Says that `pages` pages from `page` on come now.
     pub fn arrive(&mut self, id: VmId, page: u64, pages: u64) -> Result<(), LedgerError> {
         self.within(id, page, pages)?;
         let vm = self.vm_mut(id);
+        if vm.likes {
+            return Ok(());
+        }
         let seen = vm.again.as_ref().unwrap_or(&vm.places);
         if let Some(twice) = seen.first_known(page, pages) {
             return Err(LedgerError::Twice { name: vm.name.clone(), page: twice });
@@ -472,6 +484,12 @@ impl Ledger {
     /// # Errors
     /// Where a page was never sent, or one that it refers to can no longer come.
     pub fn readiness(&mut self, id: VmId) -> Result<Readiness, LedgerError> {
+        if self.vm(id).likes {
+            let missing = self.vm(id).places.runs().filter(|run| run.place.is_none());
+            let missing: Vec<Run> = missing.collect();
+            let places = &mut self.vm_mut(id).places;
+            missing.iter().for_each(|run| places.set(run.page, run.pages, Place::Unused));
+        }
         let vm = self.vm(id);
         if vm.places.missing() > 0 {
             let missing = vm.places.runs().find(|run| run.place.is_none());

@@ -13,6 +13,7 @@ pub mod image;
 pub mod process;
 pub mod resolve;
 pub mod vmm;
+pub mod vmm_stream;
 
 use crate::abi::ksm::KsmStat;
 use crate::abi::pagemap::Entry;

@@ -28,6 +28,10 @@ impl Store for Discard {
         Err(StoreError::io("--discard", "reading back")(gone))
     }
 
+    fn takes_state(&self) -> bool {
+        true // nothing is kept of it
+    }
+
     fn prepare(&self, _session: &str, _vms: &[Whole<'_>]) -> Result<(), StoreError> {
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! [`Store::publish`]: a store that is dropped before leaves nothing behind.
 
 pub mod discard;
+pub mod group;
 pub mod herd;
 pub mod image;
 
@@ -94,6 +95,17 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Copies what slots hold.
     fn read(&self, slot: u64, out: &mut [u8]) -> Result<(), StoreError>;
+
+    /// Can the state of a VMM be kept beside a memory?
+    fn takes_state(&self) -> bool {
+        false
+    }
+
+    /// Keeps what a VMM's stream has beside the pages of this VM, as [`Self::prepare`] does: to be
+    /// called before it.
+    fn attach(&self, _session: &str, _name: &str, _state: &[u8]) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Writes the memories of a session so that a crash cannot lose them; they stay invisible.
     fn prepare(&self, session: &str, vms: &[Whole<'_>]) -> Result<(), StoreError>;

@@ -101,6 +101,45 @@ pub fn widen_pipe(fd: BorrowedFd<'_>, bytes: u32) {
     }
 }
 
+/// Gives a pipe this much room, if what is in it fits; bytes are rounded up to pages. One that does
+/// not take it stays as it is.
+pub fn fits_pipe(fd: BorrowedFd<'_>, bytes: usize) {
+    let _ = fcntl(fd, FcntlArg::F_SETPIPE_SZ(i32::try_from(bytes).unwrap_or(i32::MAX)));
+}
+
+/// Bytes that were written to a pipe or a socket and not read yet; of a pipe, either end may be asked.
+///
+/// # Errors
+/// `ENOTTY` where it is neither.
+pub fn unread(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let socket = crate::sys::socket::kind(fd).is_ok_and(|kind| kind.is_some());
+    let ask = if socket { libc::TIOCOUTQ } else { libc::FIONREAD };
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: both requests write one int, which is ours.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), ask, &raw mut bytes) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    u64::try_from(bytes).map_err(io::Error::other)
+}
+
+/// Has nobody the other end of a pipe or a socket any more?
+pub fn broken(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::empty())];
+    let gone = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        && fds[0].revents().is_some_and(|events| events.intersects(gone))
+}
+
+/// How much a pipe holds.
+///
+/// # Errors
+/// `EBADF` where it is no pipe.
+pub fn pipe_room(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let room = fcntl(fd, FcntlArg::F_GETPIPE_SZ)?;
+    usize::try_from(room).map_err(io::Error::other)
+}
+
 /// Waits until `fd` can be read or written, or has failed, which the next call then tells; at most
 /// `limit`. Did it happen in time?
 pub fn wait(fd: BorrowedFd<'_>, want: Want, limit: Option<Duration>) -> io::Result<bool> {

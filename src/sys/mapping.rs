@@ -106,6 +106,22 @@ impl Mapping {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), base.add(at), bytes.len()) };
     }
 
+    /// Copies what stands at offset `at`.
+    ///
+    /// # Panics
+    /// Where the mapping does not have so many bytes there.
+    pub fn read(&self, at: u64, out: &mut [u8]) {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        assert!(at.checked_add(out.len()).is_some_and(|end| end <= self.len));
+        // SAFETY: `at..at + len` is within the mapping, checked above, and readable as long as `self`
+        // lives; `out` is memory of ours that cannot overlap it, as no reference into a mapping is
+        // ever handed out. A private mapping is not written meanwhile, since that borrows
+        // exclusively; what others write to a shared one comes out as bytes, old or new.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.base().add(at), out.as_mut_ptr(), out.len());
+        }
+    }
+
     /// Tells the kernel what the memory is for: `Mergeable`, `HugePage`, `NoHugePage`, …
     pub fn advise(&self, advice: Advice) -> io::Result<()> {
         match &self.kind {
@@ -155,6 +171,18 @@ fn byte_length(pages: u64) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_nothing_beyond_the_end() {
+        let mut memory = Mapping::anonymous(2).unwrap();
+        memory.write(4094, b"abcd");
+        let mut out = [0; 6];
+        memory.read(4093, &mut out);
+        assert_eq!(&out, b"\0abcd\0");
+        memory.read(8186, &mut out);
+        assert!(std::panic::catch_unwind(|| memory.read(8187, &mut [0; 6])).is_err());
+        assert!(std::panic::catch_unwind(|| memory.read(u64::MAX, &mut [0; 1])).is_err());
+    }
 
     #[test]
     fn a_private_page_does_not_reach_the_file() {

@@ -3,6 +3,7 @@
 use nix::sys::stat::{SFlag, fstat};
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 /// Is every process that can read this pipe one that runs the program `name`, and is there one?
@@ -14,43 +15,45 @@ pub fn all_run(pipe: &impl AsFd, name: &str) -> bool {
     if !nix::unistd::geteuid().is_root() {
         return false;
     }
-    let Ok(meta) = fstat(pipe) else { return false };
-    if SFlag::from_bits_truncate(meta.st_mode) & SFlag::S_IFMT != SFlag::S_IFIFO {
-        return false;
-    }
-    let wanted = format!("pipe:[{}]", meta.st_ino);
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut found = false;
-    for process in processes.map(|entry| entry.path()).filter(|path| is_process(path)) {
-        if !reads(&process, &wanted) {
-            continue;
-        }
-        let program = fs::read_link(process.join("exe")).unwrap_or_default();
-        if program.file_name().is_none_or(|program| program != name) {
-            return false;
-        }
-        found = true;
-    }
-    found
+    let runs = |pid: &i32| {
+        let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        program.file_name().is_some_and(|program| program == name)
+    };
+    let found = of(pipe);
+    !found.is_empty() && found.iter().all(runs)
 }
 
-fn is_process(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<i32>().is_ok())
+/// The processes that have an end of this pipe from which they can read it, as far as this process
+/// may see them.
+pub fn of(pipe: &impl AsFd) -> Vec<i32> {
+    let Ok(meta) = fstat(pipe) else { return Vec::new() };
+    if SFlag::from_bits_truncate(meta.st_mode) & SFlag::S_IFMT != SFlag::S_IFIFO {
+        return Vec::new();
+    }
+    let wanted = [format!("pipe:[{}]", meta.st_ino)];
+    let named = |to: &Path| {
+        wanted.iter().any(|name| to.as_os_str() == name.as_str())
+            || fs::metadata(to).is_ok_and(|found| {
+                found.file_type().is_fifo()
+                    && (found.dev(), found.ino()) == (meta.st_dev, meta.st_ino)
+            })
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    numbers.filter(|pid| reads(&Path::new("/proc").join(pid.to_string()), &named)).collect()
 }
 
 /// Has the process a descriptor that reads it?
-fn reads(process: &Path, pipe: &str) -> bool {
+fn reads(process: &Path, is_it: &impl Fn(&Path) -> bool) -> bool {
     let all = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-    all.filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == pipe)).any(
-        |entry| {
-            let info = fs::read_to_string(process.join("fdinfo").join(entry.file_name()));
-            let info = info.unwrap_or_default();
-            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-            let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
-            // a descriptor that closed meanwhile counts as a reader: it is the careful answer
-            flags.is_none_or(|flags| flags & libc::O_ACCMODE != libc::O_WRONLY)
-        },
-    )
+    all.filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| is_it(&to))).any(|entry| {
+        let info = fs::read_to_string(process.join("fdinfo").join(entry.file_name()));
+        let info = info.unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+        // a descriptor that closed meanwhile counts as a reader: it is the careful answer
+        flags.is_none_or(|flags| flags & libc::O_ACCMODE != libc::O_WRONLY)
+    })
 }
 
 #[cfg(test)]

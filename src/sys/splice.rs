@@ -19,6 +19,7 @@
 //! ([`Lender::wrote`]).
 
 use crate::base::buffer::Buffer;
+use crate::sys::fd::unread;
 use crate::sys::siphon::HELD;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -128,7 +129,7 @@ impl Lender {
         let Some(&(end, _)) = self.lent.front() else { return Ok(None) };
         // what the reader has not had yet is the end of what was written: what is in the pipe, and
         // what it has taken out and not copied
-        if self.written - end >= unread(pipe)? + HELD as u64 {
+        if self.written - end >= unread(pipe.as_fd())? + HELD as u64 {
             return Ok(self.lent.pop_front().map(|(_, buffer)| buffer));
         }
         Ok(None)
@@ -140,17 +141,6 @@ impl Drop for Lender {
         // given back to the allocator they could be written to while the reader still looks at them
         self.lent.drain(..).for_each(|(_, buffer)| std::mem::forget(buffer));
     }
-}
-
-/// Bytes in the pipe; its either end may be asked.
-fn unread(pipe: &impl AsFd) -> io::Result<u64> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: FIONREAD writes one int, which is ours.
-    let result = unsafe { libc::ioctl(pipe.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    u64::try_from(bytes).map_err(io::Error::other)
 }
 
 fn writable(pipe: &impl AsFd, limit: Option<Duration>) -> io::Result<()> {

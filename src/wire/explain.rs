@@ -15,7 +15,7 @@ use super::answer::{Answer, Refusal};
 use super::decode::{Decoder, Taken};
 use super::header::{Direction, Header, VERSION, feature};
 use super::pages::{Base, Op, Pages};
-use super::record::{Record, VmShape, tag};
+use super::record::{Native, Record, VmShape, tag};
 use super::{WireError, limits};
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -204,6 +204,9 @@ const fn name_of(record: &Record<'_>) -> &'static str {
         Record::Commit => "commit",
         Record::Abort(_) => "abort",
         Record::Resolve(_) => "resolve",
+        Record::Native(_) => "native",
+        Record::Pool(_) => "pool",
+        Record::Keep(_) => "keep",
         Record::Passed(tag::PAD) => "pad",
         Record::Passed(_) => "optional",
     }
@@ -227,6 +230,16 @@ fn of_record(record: &Record<'_>) -> String {
         Record::Seal(seal) => hex(seal),
         Record::Abort(why) => format!("\"{why}\""),
         Record::Resolve(session) => format!("session {session}"),
+        Record::Native(Native::Bytes(bytes)) => format!("{} bytes as they are", bytes.len()),
+        Record::Native(Native::Named) => "the next page names its block".into(),
+        Record::Native(Native::Ready(_)) => "all but the start".into(),
+        Record::Pool(pool) if pool.id == [0; 16] => "this stream's own".into(),
+        Record::Pool(pool) => {
+            let others = pool.others.len();
+            format!("{}, member {}, refers to {others} others", hex(&pool.id), pool.member)
+        }
+        Record::Keep(true) => "pages that come from here on".into(),
+        Record::Keep(false) => "nothing more".into(),
         Record::Passed(tag::PAD) => String::new(),
         Record::Passed(tag) => format!("type {tag}, passed over"),
     }
@@ -262,6 +275,8 @@ fn of_pages(pages: &Pages<'_>) -> String {
             Op::Unused => "unused".to_owned(),
             Op::Bytes => "bytes".to_owned(),
             Op::More => "packed above".to_owned(),
+            Op::Skip => "not here".to_owned(),
+            Op::Pool { member, page } => format!("pool of member {member} {}", run(page, op.pages)),
             Op::Same { vm, page } => format!("same as vm {vm} {}", run(page, op.pages)),
             Op::Template { template, page } => {
                 format!("template {template} {}", run(page, op.pages))

@@ -30,10 +30,13 @@ pub mod feature {
     pub const TEMPLATES: u64 = 1 << 3;
     /// Pages packed by an external filter.
     pub const EXEC: u64 = 1 << 4;
+    /// It carries a VMM's own migration stream: pages come as the VMM sends them, and what is not
+    /// pages between them.
+    pub const VMM: u64 = 1 << 5;
     /// All of these.
-    pub const ALL: u64 = ANSWERS | ROUNDS | FOREIGN | TEMPLATES | EXEC;
+    pub const ALL: u64 = ANSWERS | ROUNDS | FOREIGN | TEMPLATES | EXEC | VMM;
     /// Names, by bit, for people.
-    pub const NAMES: [&str; 5] = ["answers", "rounds", "foreign", "templates", "exec"];
+    pub const NAMES: [&str; 6] = ["answers", "rounds", "foreign", "templates", "exec", "vmm"];
 }
 
 /// Which direction it goes.

@@ -21,5 +21,9 @@ pub const MAX_PAGES: u64 = crate::base::places::MAX_PAGE - 1;
 pub const MAX_PACKED_PAGES: u64 = 64;
 /// Operations of one frame: each page could be one of its own.
 pub const MAX_OPS: u64 = 8192;
+/// Members of a pool: moves that fill it together.
+pub const MAX_MEMBERS: u64 = 65_536;
+/// Bytes of a VMM's own stream in one record.
+pub const MAX_NATIVE: usize = 1 << 20;
 /// Bytes of a text for people.
 pub const MAX_TEXT: usize = 1024;

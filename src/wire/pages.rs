@@ -1,7 +1,8 @@
 //! The record that carries pages: operations on consecutive pages, then the bytes they use.
 
 use super::limits::{
-    FRAME_PAGES, MAX_OPS, MAX_PACKED_PAGES, MAX_PAGES, MAX_TEMPLATES, MAX_VMS, UNPACKED_PAGES,
+    FRAME_PAGES, MAX_MEMBERS, MAX_OPS, MAX_PACKED_PAGES, MAX_PAGES, MAX_TEMPLATES, MAX_VMS,
+    UNPACKED_PAGES,
 };
 use super::{WireError, varint};
 use crate::base::PAGE_SIZE;
@@ -93,6 +94,15 @@ pub enum Op {
     },
     /// Their bytes are the next of those that were packed together before.
     More,
+    /// They are pages that the receiver keeps in its pool, from `page` on of those of `member`.
+    Pool {
+        /// Whose.
+        member: u32,
+        /// The first of them.
+        page: u64,
+    },
+    /// Nothing is said of them here.
+    Skip,
 }
 
 mod kind {
@@ -105,6 +115,8 @@ mod kind {
     pub(super) const DIFFERS_TEMPLATE: u8 = 7;
     pub(super) const DIFFERS_EARLIER: u8 = 8;
     pub(super) const MORE: u8 = 9;
+    pub(super) const POOL: u8 = 10;
+    pub(super) const SKIP: u8 = 11;
 }
 
 /// An operation and how many pages it is for.
@@ -122,7 +134,13 @@ impl PageOp {
         match self.op {
             Op::Bytes => self.pages * PAGE_SIZE,
             Op::Packed { length, .. } => length as u64,
-            Op::Zero | Op::Unused | Op::Same { .. } | Op::Template { .. } | Op::More => 0,
+            Op::Zero
+            | Op::Unused
+            | Op::Same { .. }
+            | Op::Template { .. }
+            | Op::More
+            | Op::Pool { .. }
+            | Op::Skip => 0,
         }
     }
 
@@ -143,11 +161,15 @@ impl PageOp {
             Op::Packed { base: Some(Base::Template { .. }), .. } => kind::DIFFERS_TEMPLATE,
             Op::Packed { base: Some(Base::Earlier), .. } => kind::DIFFERS_EARLIER,
             Op::More => kind::MORE,
+            Op::Pool { .. } => kind::POOL,
+            Op::Skip => kind::SKIP,
         });
         put_varint(out, self.pages);
         match self.op {
-            Op::Zero | Op::Unused | Op::Bytes | Op::More => {}
-            Op::Same { vm: of, page } | Op::Template { template: of, page } => {
+            Op::Zero | Op::Unused | Op::Bytes | Op::More | Op::Skip => {}
+            Op::Same { vm: of, page }
+            | Op::Template { template: of, page }
+            | Op::Pool { member: of, page } => {
                 put_varint(out, u64::from(of));
                 put_varint(out, page);
             }
@@ -187,6 +209,11 @@ impl PageOp {
                 page: first(r, "page of a template", pages)?,
             },
             kind::MORE => Op::More,
+            kind::POOL => Op::Pool {
+                member: number(r, "member of a pool", MAX_MEMBERS)?,
+                page: first(r, "page of a pool", pages)?,
+            },
+            kind::SKIP => Op::Skip,
             kind::PACKED | kind::DIFFERS_TEMPLATE | kind::DIFFERS_EARLIER => {
                 packed(kind, pages, r)?
             }
@@ -230,7 +257,7 @@ fn packed(kind: u8, pages: u64, r: &mut Reader<'_>) -> Result<Op, WireError> {
 
 fn number(r: &mut Reader<'_>, what: &'static str, most: u64) -> Result<u32, WireError> {
     let number = u32::try_from(varint(r, what)?).ok().filter(|&n| u64::from(n) < most);
-    number.ok_or(WireError::Wrong("a VM or a template has too high a number"))
+    number.ok_or(WireError::Wrong("a VM, a template or a member has too high a number"))
 }
 
 fn first(r: &mut Reader<'_>, what: &'static str, pages: u64) -> Result<u64, WireError> {

@@ -1,7 +1,10 @@
 //! What a frame can hold, and how it is spelled.
 
 use super::header::Session;
-use super::limits::{MAX_BLOCK_NAME, MAX_BLOCKS, MAX_PAGES, MAX_TEMPLATES, MAX_TEXT, MAX_VMS};
+use super::limits::{
+    MAX_BLOCK_NAME, MAX_BLOCKS, MAX_MEMBERS, MAX_NATIVE, MAX_PAGES, MAX_TEMPLATES, MAX_TEXT,
+    MAX_VMS,
+};
 use super::pages::Pages;
 use super::{WireError, varint};
 use crate::base::bytes::{Reader, put_varint};
@@ -30,6 +33,12 @@ pub mod tag {
     pub const ABORT: u8 = 9;
     /// Asks what became of an earlier session.
     pub const RESOLVE: u8 = 10;
+    /// A part of a VMM's own stream.
+    pub const NATIVE: u8 = 11;
+    /// The pool that pages are kept in and come from.
+    pub const POOL: u8 = 12;
+    /// Whether pages that come as bytes are kept in the pool.
+    pub const KEEP: u8 = 13;
     /// The first number that may be passed over.
     pub const OPTIONAL: u8 = 128;
     /// Nothing: what follows stands where it is copied faster.
@@ -93,8 +102,38 @@ pub enum Record<'a> {
     Abort(String),
     /// Asks what became of a session.
     Resolve(Session),
+    /// A part of a VMM's own stream.
+    Native(Native<'a>),
+    /// The pool that pages are kept in and come from.
+    Pool(PoolShape),
+    /// Whether pages that come as bytes from here on are kept in the pool.
+    Keep(bool),
     /// A record of a later minor version, which may be passed over.
     Passed(u8),
+}
+
+/// A part of a VMM's own stream, at its place between pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Native<'a> {
+    /// These bytes, as they are.
+    Bytes(&'a [u8]),
+    /// The next page says which block it is of, although the one before was of the same.
+    Named,
+    /// All before this can be given to the VMM; what follows starts the guest. The bytes are ones
+    /// that the VMM passes over here, as often as they come: once it has taken some of them, it has
+    /// accepted all before them.
+    Ready(&'a [u8]),
+}
+
+/// The pool of a stream: pages that the receiver keeps by whose they are and a number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PoolShape {
+    /// Which pool; zero: this stream's own, which ends with it.
+    pub id: [u8; 16],
+    /// Which of its members this stream is.
+    pub member: u32,
+    /// Other members whose pages it may refer to, and how many they have at least.
+    pub others: Vec<(u32, u64)>,
 }
 
 impl<'a> Record<'a> {
@@ -111,6 +150,9 @@ impl<'a> Record<'a> {
             Self::Commit => tag::COMMIT,
             Self::Abort(_) => tag::ABORT,
             Self::Resolve(_) => tag::RESOLVE,
+            Self::Native(_) => tag::NATIVE,
+            Self::Pool(_) => tag::POOL,
+            Self::Keep(_) => tag::KEEP,
             Self::Passed(tag) => *tag,
         }
     }
@@ -137,6 +179,9 @@ impl<'a> Record<'a> {
             Self::Seal(seal) => out.extend(seal),
             Self::Abort(why) => put_text(out, why),
             Self::Resolve(session) => out.extend(session.0),
+            Self::Native(native) => write_native(*native, out),
+            Self::Pool(pool) => write_pool(pool, out),
+            Self::Keep(keep) => out.push(u8::from(*keep)),
         }
     }
 
@@ -166,6 +211,13 @@ impl<'a> Record<'a> {
             tag::COMMIT => Self::Commit,
             tag::ABORT => Self::Abort(text(&mut r)?),
             tag::RESOLVE => Self::Resolve(Session(r.bytes("session")?)),
+            tag::NATIVE => Self::Native(read_native(&mut r)?),
+            tag::POOL => Self::Pool(read_pool(&mut r)?),
+            tag::KEEP => Self::Keep(match r.u8("whether pages are kept")? {
+                0 => false,
+                1 => true,
+                _ => return Err(WireError::Wrong("pages are kept in a way that is not defined")),
+            }),
             tag::OPTIONAL.. => return Ok(Self::Passed(tag)),
             _ => return Err(WireError::Unknown(tag)),
         };
@@ -211,6 +263,65 @@ fn read_vm(r: &mut Reader<'_>) -> Result<VmShape, WireError> {
         return Err(WireError::Wrong("a VM has too many pages"));
     }
     Ok(vm)
+}
+
+mod native {
+    pub(super) const BYTES: u8 = 1;
+    pub(super) const NAMED: u8 = 2;
+    pub(super) const READY: u8 = 3;
+}
+
+fn write_native(part: Native<'_>, out: &mut Vec<u8>) {
+    let (kind, bytes): (u8, &[u8]) = match part {
+        Native::Bytes(bytes) => (native::BYTES, bytes),
+        Native::Named => (native::NAMED, &[]),
+        Native::Ready(idle) => (native::READY, idle),
+    };
+    out.push(kind);
+    out.extend(bytes);
+}
+
+fn read_native<'a>(r: &mut Reader<'a>) -> Result<Native<'a>, WireError> {
+    let kind = r.u8("kind of a part of a VMM's stream")?;
+    let bytes = r.take(r.left(), "part of a VMM's stream")?;
+    let wrong = WireError::Wrong("a part of a VMM's stream is empty, too long or not defined");
+    match kind {
+        native::BYTES if (1..=MAX_NATIVE).contains(&bytes.len()) => Ok(Native::Bytes(bytes)),
+        native::NAMED if bytes.is_empty() => Ok(Native::Named),
+        native::READY if bytes.len() <= MAX_TEXT => Ok(Native::Ready(bytes)),
+        _ => Err(wrong),
+    }
+}
+
+fn write_pool(pool: &PoolShape, out: &mut Vec<u8>) {
+    out.extend(pool.id);
+    put_varint(out, u64::from(pool.member));
+    put_varint(out, pool.others.len() as u64);
+    for (member, pages) in &pool.others {
+        put_varint(out, u64::from(*member));
+        put_varint(out, *pages);
+    }
+}
+
+fn read_pool(r: &mut Reader<'_>) -> Result<PoolShape, WireError> {
+    let wrong = || WireError::Wrong("a pool has too many members or pages");
+    let member = |r: &mut Reader<'_>| {
+        let member = u32::try_from(varint(r, "member of a pool")?).ok();
+        member.filter(|&m| u64::from(m) < MAX_MEMBERS).ok_or_else(wrong)
+    };
+    let mut pool = PoolShape { id: r.bytes("pool")?, member: member(r)?, others: Vec::new() };
+    let others = varint(r, "members of a pool")?;
+    if others > MAX_MEMBERS {
+        return Err(wrong());
+    }
+    for _ in 0..others {
+        let one = (member(r)?, varint(r, "pages of a member")?);
+        if one.1 > MAX_PAGES {
+            return Err(wrong());
+        }
+        pool.others.push(one);
+    }
+    Ok(pool)
 }
 
 /// May this name a VM, and with that a file of a herd? Never one that begins with a dot: `.` and

@@ -83,6 +83,7 @@ impl Golden {
             remember: 0,
             verify: false,
             session: Session([session; 16]),
+            secret: [7; 32],
             unproven: false,
         };
         let feeds = ["a", "b"].map(|name| ImageFeed::open(&folder.path(name)).unwrap());

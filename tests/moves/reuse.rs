@@ -95,6 +95,7 @@ fn options(unproven: bool) -> Options {
         remember: 0,
         verify: false,
         session: Session([9; 16]),
+        secret: [7; 32],
         unproven,
     }
 }

@@ -218,6 +218,7 @@ fn sent(
         remember: 0,
         verify: trip.verify,
         session: Session([5; 16]),
+        secret: [7; 32],
         unproven: false,
     };
     let pieces = Pieces { sizes: trip.out.clone(), at: 0 };

@@ -374,6 +374,9 @@ impl<'a> Applier<'a> {
                 stream.templates.push((u32::try_from(ours.ok_or("template")?).unwrap(), shape));
                 Ok(())
             }
+            Record::Native(_) | Record::Pool(_) | Record::Keep(_) => {
+                self.needs(stream, feature::VMM)
+            }
             Record::Begin => {
                 turn(Phase::Declaring)?;
                 if stream.own.iter().all(|own| own.shape.foreign) {
@@ -533,6 +536,7 @@ impl<'a> Applier<'a> {
                 }
                 self.ledger.same(id, page, pages, (other.id, of), other.shape.foreign)
             }
+            Op::Pool { .. } | Op::Skip => return Err("wrong"),
             Op::Bytes => {
                 self.land(id, page, payload);
                 Ok(())

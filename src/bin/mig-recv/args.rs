@@ -7,6 +7,7 @@ use pageherd::cli::args::When;
 use pageherd::cli::moves::{TransportArgs, named};
 use pageherd::cli::page;
 use pageherd::cli::size;
+use pageherd::store::group::GroupName;
 use std::path::PathBuf;
 
 /// Receive streams of mig-send, and keep what they share
@@ -34,6 +35,10 @@ pub(crate) struct Cli {
     /// Keep nothing: prove that a stream is whole
     #[arg(long, group = "where")]
     pub(crate) discard: bool,
+    /// Give the stream to QEMU, which waits for it on standard output, as '-incoming "exec:mig-recv
+    /// --qemu …"' has it
+    #[arg(long, group = "where")]
+    pub(crate) qemu: bool,
     /// Print a stream, annotated, and keep nothing; - is standard input
     #[arg(long, value_name = "FILE", group = "where")]
     pub(crate) explain: Option<PathBuf>,
@@ -56,6 +61,19 @@ pub(crate) struct Cli {
     /// Read everything back before it counts as arrived
     #[arg(long, help_heading = "Filters")]
     pub(crate) verify: bool,
+
+    /// The name that the VM must have
+    #[arg(long, value_name = "NAME", help_heading = "QEMU", requires = "qemu")]
+    pub(crate) vm: Option<String>,
+    /// The group of the moves that send what they share once: a name, or the path of a directory
+    #[arg(long, value_name = "NAME", help_heading = "QEMU")]
+    pub(crate) group: Option<GroupName>,
+    /// End the group: give its memory back
+    #[arg(long, help_heading = "QEMU", requires = "group", group = "where")]
+    pub(crate) end_group: bool,
+    /// Most memory for pages that may be named again, of the group or of this stream alone
+    #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = size::parse, help_heading = "QEMU")]
+    pub(crate) pool_max: u64,
 
     /// Most memory that the streams may bring together
     #[arg(long, value_name = "SIZE", default_value = "1T", value_parser = size::parse, help_heading = "Safety")]

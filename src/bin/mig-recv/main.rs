@@ -4,6 +4,7 @@ mod args;
 mod explain;
 mod run;
 mod texts;
+mod vmm;
 
 use args::Cli;
 use pageherd::cli::manual::Book;
@@ -38,7 +39,6 @@ fn hint(error: &clap::Error) -> Option<String> {
                 "--to",
                 "the receiver says where from: --from ADDRESS; and where to keep it: --into DIR",
             ),
-            ("--vm", "the sender names the VMs; --image NAME=FILE says where one goes"),
             (
                 "--filters",
                 "the sender chooses them; an external one is named here by --filter exec:CMD",

@@ -9,7 +9,7 @@ use pageherd::cli::output::{self, remark};
 use pageherd::cli::{Exit, progress, size};
 use pageherd::filter::codec::Codec;
 use pageherd::migrate::codecs::Codecs;
-use pageherd::migrate::receive::{Ends, ReceiveError, Received, Site, receive};
+use pageherd::migrate::receive::{Ends, ReceiveError, Received, Site, VmmPlace, receive};
 use pageherd::migrate::templates::TemplateFile;
 use pageherd::store::{Store, discard::Discard, herd::Herd, image::Images};
 use pageherd::sys::sandbox::{self, Plan, User};
@@ -33,8 +33,14 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     if let Some(file) = &cli.explain {
         return crate::explain::run(file, cli.quiet);
     }
-    if cli.into.is_none() && cli.image.is_empty() && !cli.discard {
-        return Err(Misuse("where to? Name a herd by --into DIR, or images by --image NAME=FILE; --discard only proves a stream".to_owned()).into());
+    if cli.end_group {
+        return crate::vmm::end_group(cli);
+    }
+    if cli.qemu {
+        crate::vmm::check(cli)?;
+    }
+    if cli.into.is_none() && cli.image.is_empty() && !cli.discard && !cli.qemu {
+        return Err(Misuse("where to? Name a herd by --into DIR, or images by --image NAME=FILE, or a QEMU by --qemu; --discard only proves a stream".to_owned()).into());
     }
     if cli.from.len() > usize::from(cli.streams) {
         return Err(Misuse(format!(
@@ -49,11 +55,15 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     let user = user(cli.user.as_deref())?;
     let templates = cli.template.iter().map(|path| TemplateFile::open(path));
     let templates: Vec<TemplateFile> = templates.collect::<Result<_, _>>()?;
-    let (store, writable) = store(cli, &templates)?;
+    let (store, mut writable) = store(cli, &templates)?;
+    let vmm = if cli.qemu { Some(crate::vmm::open(cli, user.as_ref(), &templates)?) } else { None };
+    if let Some(group) = vmm.as_ref().and_then(|vmm| vmm.group.as_ref()) {
+        writable.push(group.writable().try_clone().context("the group")?);
+    }
     let filter = exec(cli.filter.as_deref())?;
     let exec = filter.clone().map(|filter| Box::new(filter) as Box<dyn Codec>);
     // answers go to standard output where the stream comes from standard input
-    let options = cli.transport.options(None, !cli.json);
+    let options = cli.transport.options(None, !cli.json && !cli.qemu);
     let listeners: Vec<Listener> =
         cli.from.iter().map(|from| transport::listen(from, &options)).collect::<Result<_, _>>()?;
     for listener in &listeners {
@@ -74,6 +84,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     let mut site = Site::new(store, templates, codecs, hashing, pages);
     site.wait = Duration::from_secs(cli.wait);
     site.verify = cli.verify;
+    site.vmm = vmm.map(VmmPlace::new);
     site.desk.expect(usize::from(cli.streams));
     let all = take(cli, &site, listeners);
     drop(site);
@@ -96,7 +107,7 @@ fn store(cli: &Cli, templates: &[TemplateFile]) -> Result<(Box<dyn Store>, Vec<F
         let open = herd.dir().try_clone().context("the herd")?;
         return Ok((Box::new(herd), vec![open]));
     }
-    if cli.discard {
+    if cli.discard || cli.qemu {
         return Ok((Box::new(Discard), Vec::new()));
     }
     let mut paths = HashMap::new();
@@ -254,7 +265,9 @@ fn report(cli: &Cli, all: Vec<Result<Received>>) -> Result<Exit> {
         }
     }
     if cli.json {
-        output::json(&json!({ "streams": shown }))?;
+        let text = json!({ "streams": shown });
+        // where standard output is QEMU's
+        if cli.qemu { eprintln!("{text}") } else { output::json(&text)? }
     }
     failed.map_or(Ok(Exit::Ok), Err)
 }

@@ -8,7 +8,9 @@ use pageherd::cli::args::When;
 use pageherd::cli::moves::{TransportArgs, rate};
 use pageherd::cli::page;
 use pageherd::filter::chain::Chain;
+use pageherd::store::group::GroupName;
 use pageherd::wire::header::Session;
+use pageherd::wire::record::is_vm_name;
 use std::path::PathBuf;
 
 /// Send the memory of virtual machines, and nothing that the far end has
@@ -26,7 +28,7 @@ pub(crate) struct Cli {
     /// What to send: [NAME=]pid:N, comm:GLOB, cgroup:PATH, image:PATH or herd:DIR/VM; as often as
     /// there are VMs
     #[arg(long = "vm", value_name = "TARGET")]
-    pub(crate) vms: Vec<Target>,
+    pub(crate) vms: Vec<Vm>,
     /// A VM that another mig-send sends into the same herd: pages that it shares are referred to
     #[arg(long, value_name = "TARGET")]
     pub(crate) refer: Vec<Target>,
@@ -50,6 +52,17 @@ pub(crate) struct Cli {
     /// Compare the content of pages that page tables prove to be the same
     #[arg(long, help_heading = "Filters")]
     pub(crate) verify: bool,
+
+    /// Send QEMU's own migration stream, which comes on standard input, as 'migrate "exec:mig-send
+    /// --qemu …"' has it; --vm is then its name
+    #[arg(long, help_heading = "QEMU", conflicts_with_all = ["refer", "live", "moves", "resolve", "trust"])]
+    pub(crate) qemu: bool,
+    /// Moves that name one group send what they share once: a name, or the path of a directory
+    #[arg(long, value_name = "NAME", help_heading = "QEMU")]
+    pub(crate) group: Option<GroupName>,
+    /// End the group: forget what was sent
+    #[arg(long, help_heading = "QEMU", requires = "group", conflicts_with = "qemu")]
+    pub(crate) end_group: bool,
 
     /// How a process is held still: auto, qmp, qmp:SOCKET, cgroup, stop, or none if you see to it
     #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Source")]
@@ -92,6 +105,27 @@ pub(crate) struct Cli {
     /// Leave the bill and remarks out
     #[arg(short, long, help_heading = "Output")]
     pub(crate) quiet: bool,
+}
+
+/// What `--vm` names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Vm {
+    /// What is to be read.
+    Target(Target),
+    /// The name of what comes on standard input.
+    Name(String),
+}
+
+impl std::str::FromStr for Vm {
+    type Err = pageherd::base::target::TargetError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(target) => Ok(Self::Target(target)),
+            Err(_) if is_vm_name(text) => Ok(Self::Name(text.to_owned())),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// How a process is held still.

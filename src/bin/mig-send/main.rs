@@ -4,6 +4,7 @@ mod args;
 mod bill;
 mod run;
 mod texts;
+mod vmm;
 
 use args::Cli;
 use pageherd::cli::manual::Book;

@@ -1,17 +1,18 @@
 //! What mig-send does, in order.
 
 use crate::NAME;
-use crate::args::{Cli, Freeze};
+use crate::args::{Cli, Freeze, Vm};
 use crate::bill;
 use anyhow::{Context, Result};
 use pageherd::base::address::Address;
+use pageherd::base::target::TargetError;
 use pageherd::cli::exit::Misuse;
 use pageherd::cli::output::{self, remark};
 use pageherd::cli::{Exit, progress};
 use pageherd::filter::chain::Name;
 use pageherd::filter::codec::Codec;
 use pageherd::migrate::codecs::Codecs;
-use pageherd::migrate::send::{self, Options, SendError, SendVm, Watch};
+use pageherd::migrate::send::{self, Options, SendError, SendVm, Sent, Watch};
 use pageherd::migrate::templates::TemplateFile;
 use pageherd::migrate::transaction::{Sender, Source};
 use pageherd::source::feed::{self, Opened};
@@ -33,6 +34,18 @@ struct Found {
 pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     if let Some(session) = cli.resolve {
         return resolve(cli, session);
+    }
+    if cli.end_group {
+        return crate::vmm::end_group(cli);
+    }
+    if cli.qemu {
+        return crate::vmm::run(cli);
+    }
+    if cli.group.is_some() {
+        return Err(Misuse(
+            "--group is for --qemu: VMs that are named together share by themselves".to_owned(),
+        )
+        .into());
     }
     if cli.vms.is_empty() {
         return Err(Misuse(
@@ -62,13 +75,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     let vms = open(cli)?;
     say_if_frames_are_hidden(cli, &vms);
     let groups = trust(&cli.trust, &vms)?;
-    let hashing = cli.transport.hashing()?;
-    let templates = cli.template.iter().map(|path| TemplateFile::open(path));
-    let templates: Vec<TemplateFile> = templates.collect::<Result<_, _>>()?;
-    let templates = templates.into_iter().map(|t| t.know(&hashing)).collect::<Result<_, _>>()?;
-    let (level, filter) = codecs(cli)?;
-    let exec = filter.clone().map(|filter| Box::new(filter) as Box<dyn Codec>);
-    let codecs = Codecs::new(level, exec);
+    let (options, filter) = options(cli)?;
     let mut medium = transport::connect(&cli.to, &cli.transport.options(cli.rate, false))?;
     if cli.moves && !medium.two_way && !cli.one_way {
         let what = medium.what.clone();
@@ -77,19 +84,6 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
         return Err(TransportError::Refused { what, why }.into());
     }
     let frozen = if cli.live { Vec::new() } else { hold(cli, guard.as_ref(), &vms)? };
-    let options = Options {
-        chain: cli.filters.clone(),
-        keep_filters: cli.keep_filters,
-        hashing,
-        templates,
-        codecs,
-        still: true,
-        live: cli.live,
-        remember: cli.remember,
-        verify: cli.verify,
-        session: new_session()?,
-        unproven: false,
-    };
     let sending: Vec<SendVm<'_>> = vms
         .iter()
         .zip(groups)
@@ -121,27 +115,63 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     let left = watch.end(&result, cli.moves, cli.quiet);
     let sent = result?;
     left?;
+    tell(cli, &sent, cli.moves)?;
+    Ok(Exit::Ok)
+}
+
+/// How to send, and the external filter.
+pub(crate) fn options(cli: &Cli) -> Result<(Options, Option<Arc<ExecCodec>>)> {
+    let hashing = cli.transport.hashing()?;
+    let templates = cli.template.iter().map(|path| TemplateFile::open(path));
+    let templates: Vec<TemplateFile> = templates.collect::<Result<_, _>>()?;
+    let templates = templates.into_iter().map(|t| t.know(&hashing)).collect::<Result<_, _>>()?;
+    let (level, filter) = codecs(cli)?;
+    let exec = filter.clone().map(|filter| Box::new(filter) as Box<dyn Codec>);
+    let options = Options {
+        chain: cli.filters.clone(),
+        keep_filters: cli.keep_filters,
+        hashing,
+        templates,
+        codecs: Codecs::new(level, exec),
+        still: true,
+        live: cli.live,
+        remember: cli.remember,
+        verify: cli.verify,
+        session: Session(random()?),
+        secret: random()?,
+        unproven: false,
+    };
+    Ok((options, filter))
+}
+
+/// Shows the bill.
+pub(crate) fn tell(cli: &Cli, sent: &Sent, moves: bool) -> Result<()> {
     if !cli.quiet {
         let text = match cli.json {
-            true => format!("{}\n", bill::json(&sent, cli.moves)),
-            false => bill::text(&sent, cli.bytes),
+            true => format!("{}\n", bill::json(sent, moves)),
+            false => bill::text(sent, cli.bytes),
         };
-        if cli.json && cli.to != Address::Stdio {
+        if cli.json && cli.to != Address::Stdio && !cli.qemu {
             output::text(&text)?;
         } else {
             eprint!("{text}");
         }
     }
-    Ok(Exit::Ok)
+    Ok(())
 }
 
 fn open(cli: &Cli) -> Result<Vec<Found>> {
     let mut all = Vec::new();
-    for (targets, foreign) in [(&cli.refer, true), (&cli.vms, false)] {
+    let own = cli.vms.iter().map(|vm| match vm {
+        Vm::Target(target) => Ok(target.clone()),
+        Vm::Name(name) => Err(TargetError::NoKind(name.clone())),
+    });
+    let own = own.collect::<Result<Vec<_>, _>>().map_err(|e| Misuse(e.to_string()))?;
+    for (targets, foreign) in [(cli.refer.clone(), true), (own, false)] {
         if targets.is_empty() {
             continue;
         }
-        let (found, notes) = find(targets)?;
+        let (found, notes) = find(&targets)?;
         notes.iter().for_each(|note| remark(NAME, cli.quiet, note));
         for found in found {
             let (name, opened) = feed::open(found)?;
@@ -337,7 +367,7 @@ impl Watch for Watcher<'_> {
 }
 
 /// Ends the medium, well or not; its own error says more than a closed pipe.
-fn end_medium<T>(result: Result<T, SendError>, medium: Channel) -> Result<T> {
+pub(crate) fn end_medium<T>(result: Result<T, SendError>, medium: Channel) -> Result<T> {
     let what = medium.what.clone();
     match result {
         Ok(sent) => medium.finish().map(|()| sent).map_err(Into::into),
@@ -359,18 +389,18 @@ fn end_medium<T>(result: Result<T, SendError>, medium: Channel) -> Result<T> {
 }
 
 /// An external filter that ends badly is an error, also when all its answers were right.
-fn end_filter(filter: Option<Arc<ExecCodec>>) -> Result<()> {
+pub(crate) fn end_filter(filter: Option<Arc<ExecCodec>>) -> Result<()> {
     match filter.and_then(Arc::into_inner) {
         Some(filter) => Ok(filter.finish()?),
         None => Ok(()),
     }
 }
 
-fn new_session() -> Result<Session> {
-    let mut bytes = [0; 16];
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
     let mut random = std::fs::File::open("/dev/urandom").context("/dev/urandom")?;
     std::io::Read::read_exact(&mut random, &mut bytes).context("/dev/urandom")?;
-    Ok(Session(bytes))
+    Ok(bytes)
 }
 
 fn resolve(cli: &Cli, session: Session) -> Result<Exit> {
@@ -381,7 +411,7 @@ fn resolve(cli: &Cli, session: Session) -> Result<Exit> {
             Misuse(format!("{} has no way back: nobody can be asked by it", medium.what)).into()
         );
     }
-    let answer = send::resolve(session, &hashing, new_session()?, &mut medium);
+    let answer = send::resolve(session, &hashing, Session(random()?), &mut medium);
     let committed = end_medium(answer, medium)?;
     let (word, meaning) = match committed {
         true => {

@@ -15,16 +15,16 @@ const PAGE: usize = 4096;
 /// Buffers that are used again for each record.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    unpacked: Vec<u8>,
+    pub(super) unpacked: Vec<u8>,
     prefixes: Vec<u8>,
     hashes: Vec<PageHash>,
 }
 
 /// An operation with what it is about: its first page and its bytes.
-struct Placed<'a> {
-    op: PageOp,
-    page: u64,
-    payload: &'a [u8],
+pub(super) struct Placed<'a> {
+    pub(super) op: PageOp,
+    pub(super) page: u64,
+    pub(super) payload: &'a [u8],
 }
 
 /// Pages that were packed together.
@@ -56,6 +56,9 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         let mut scratch = std::mem::take(&mut self.scratch);
         // packed bytes are unpacked first, side by side, while nothing has changed
         let result = self.unpack(id, &placed, &mut scratch).and_then(|()| {
+            if self.relay.is_some() {
+                return self.relay(pages.page, &placed, &mut scratch);
+            }
             self.site.desk.lock().arrive(id, pages.page, all)?;
             self.apply(id, &name, &placed, &mut scratch)
         });
@@ -82,6 +85,18 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
                     let place = Place::Template { file, page: of };
                     self.site.desk.lock().settle(id, page, pages, place)?;
                 }
+                Op::Pool { member, page: of } => {
+                    for i in 0..pages {
+                        let kept = self.kept.as_ref();
+                        let kept = kept.ok_or(WireError::Wrong("it has declared no pool"))?;
+                        let place = kept.place(member, of + i)?;
+                        self.site.desk.lock().settle(id, page + i, 1, place)?;
+                    }
+                }
+                Op::Skip if self.kept.is_none() => {
+                    return Err(WireError::Wrong("it says nothing of pages").into());
+                }
+                Op::Skip => {}
                 Op::Same { vm, page: of } => self.same(id, page, pages, vm, of)?,
                 Op::Bytes => self.bytes(id, name, page, payload, &mut scratch.hashes)?,
                 Op::Packed { .. } | Op::More => {
@@ -95,7 +110,7 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         Ok(())
     }
 
-    fn template_file(&self, template: u32) -> Result<u32, WireError> {
+    pub(super) fn template_file(&self, template: u32) -> Result<u32, WireError> {
         let known = self.templates.get(template as usize).map(|(number, _)| *number);
         known.ok_or(WireError::Wrong("it names a template that it has not declared"))
     }
@@ -131,6 +146,7 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
             let first = page + at as u64;
             if zero {
                 self.site.desk.lock().settle(id, first, run as u64, Place::Zero)?;
+                self.kept.iter_mut().for_each(|kept| kept.came(None, run as u64));
             } else {
                 let hashing = &self.site.hashing;
                 hashes.clear();
@@ -139,6 +155,7 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
                 self.slots += run as u64;
                 self.site.store.put(name, first, slot, &bytes[at * size..(at + run) * size])?;
                 self.site.desk.lock().landed(id, first, slot, hashes);
+                self.kept.iter_mut().for_each(|kept| kept.came(Some(slot), run as u64));
             }
             at += run;
         }
@@ -260,7 +277,7 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
     }
 }
 
-fn size(pages: u64) -> usize {
+pub(super) fn size(pages: u64) -> usize {
     usize::try_from(pages).unwrap_or(0) * PAGE
 }
 

@@ -3,7 +3,9 @@
 use crate::filter::codec::CodecError;
 use crate::migrate::transaction::OutOfTurn;
 use crate::placement::ledger::LedgerError;
+use crate::sink::vmm::VmmError;
 use crate::store::StoreError;
+use crate::store::group::GroupError;
 use crate::wire::WireError;
 use crate::wire::answer::Refusal;
 use std::io;
@@ -44,6 +46,48 @@ pub enum ReceiveError {
         "the stream was sent while its memory ran (--live), which images cannot take: receive it into a herd, and make images from that"
     )]
     NoRounds,
+    /// A VMM waits, and this is no VMM's stream.
+    #[error(
+        "the stream holds memory and no VMM's stream: send one with mig-send --qemu, or receive this with --into DIR"
+    )]
+    NoVmmStream,
+    /// A VMM's stream cannot be kept in images.
+    #[error(
+        "the stream is a VMM's own, and images have no place for its device state: receive it with --qemu, or into a herd (--into DIR)"
+    )]
+    NoState,
+    /// Another VM.
+    #[error(
+        "the stream brings VM {found}, and {wanted} is expected here: give both ends the same --vm"
+    )]
+    OtherVm {
+        /// Expected.
+        wanted: String,
+        /// That came.
+        found: String,
+    },
+    /// The stream belongs to a group.
+    #[error("the stream belongs to a group: give this end the same --group")]
+    NoGroup,
+    /// The stream of a group, kept.
+    #[error(
+        "the stream belongs to a group, and what it refers to is with the group's members: receive it with --qemu --group, or send it without --group"
+    )]
+    GroupKept,
+    /// Pages that earlier members of the group have sent are not here.
+    #[error(
+        "pages that member {member} of the group has brought are not here any more: end the group at the source (mig-send --group NAME --end-group), and move again"
+    )]
+    GroupLost {
+        /// Which member.
+        member: u32,
+    },
+    /// The group's pool.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// The VMM does not take it.
+    #[error(transparent)]
+    Vmm(#[from] VmmError),
     /// A template that is not known here.
     #[error(
         "the stream refers to template {label} of {pages} pages, which this end was not given, or which is another here: name the same file with --template"
@@ -116,7 +160,18 @@ impl ReceiveError {
             | Self::NoRounds
             | Self::NoTemplate { .. }
             | Self::TemplateChanged(_)
-            | Self::NoJournal => Refusal::Policy,
+            | Self::NoJournal
+            | Self::NoVmmStream
+            | Self::NoState
+            | Self::OtherVm { .. }
+            | Self::NoGroup
+            | Self::GroupKept
+            | Self::GroupLost { .. } => Refusal::Policy,
+            Self::Group(
+                GroupError::Full { .. } | GroupError::Io { .. } | GroupError::Limit { .. },
+            ) => Refusal::Io,
+            Self::Group(_) => Refusal::Policy,
+            Self::Vmm(_) => Refusal::Io,
             Self::Aborted(_) | Self::NotCommitted | Self::WaitedTooLong { .. } => Refusal::Other,
         }
     }

@@ -6,8 +6,11 @@
 
 mod apply;
 mod error;
+mod kept;
+mod native;
 
 pub use error::ReceiveError;
+pub use native::{Vmm, VmmPlace};
 
 use crate::base::digest::{Hashing, MemoryDigest};
 use crate::migrate::codecs::Codecs;
@@ -48,6 +51,8 @@ pub struct Site {
     pub wait: Duration,
     /// Read everything back from the store before it counts as arrived.
     pub verify: bool,
+    /// The VMM that waits for the stream, which then is a VMM's own.
+    pub vmm: Option<VmmPlace>,
 }
 
 impl Site {
@@ -65,7 +70,16 @@ impl Site {
             ledger.add_template(template.hashes.clone());
         }
         let wait = Duration::from_secs(60);
-        Self { desk: Desk::new(ledger), store, templates, codecs, hashing, wait, verify: false }
+        Self {
+            desk: Desk::new(ledger),
+            store,
+            templates,
+            codecs,
+            hashing,
+            wait,
+            verify: false,
+            vmm: None,
+        }
     }
 }
 
@@ -138,6 +152,8 @@ pub fn receive<R: Read, W: Write>(
         state: Receiver::Filling,
         scratch: apply::Scratch::default(),
         slots: 0,
+        relay: None,
+        kept: None,
     };
     let result = stream.run(on_pages);
     if let Err(error) = &result {
@@ -177,6 +193,10 @@ struct Stream<'a, R, W> {
     state: Receiver,
     scratch: apply::Scratch,
     slots: u64,
+    /// A VMM's stream on its way to a VMM.
+    relay: Option<native::Relay>,
+    /// A VMM's stream that is kept.
+    kept: Option<kept::Kept>,
 }
 
 impl<R: Read, W: Write> Stream<'_, R, W> {
@@ -236,6 +256,13 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         self.header = Some(header);
         // only now, so that the sender can be told
         header.check_key(&self.site.hashing)?;
+        let is_native = header.required & feature::VMM != 0;
+        if self.site.vmm.is_some() && !is_native {
+            return Err(ReceiveError::NoVmmStream);
+        }
+        if is_native && self.site.vmm.is_none() && !self.site.store.takes_state() {
+            return Err(ReceiveError::NoState);
+        }
         if header.required & feature::ROUNDS != 0 && !self.site.store.takes_rounds() {
             return Err(ReceiveError::NoRounds);
         }
@@ -286,6 +313,18 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
             Record::Commit => return self.commit().map(Some),
             Record::Abort(why) => return Err(ReceiveError::Aborted(why)),
             Record::Resolve(session) => return self.resolve(session).map(Some),
+            Record::Native(part) => {
+                self.in_phase(Phase::Open, "a part of a VMM's stream comes before it begins")?;
+                self.native(part)?;
+            }
+            Record::Pool(shape) => {
+                self.in_phase(Phase::Declaring, "a pool is declared after it has begun")?;
+                self.pool(&shape)?;
+            }
+            Record::Keep(keep) => {
+                self.in_phase(Phase::Open, "pages are kept before it begins")?;
+                self.keep(keep)?;
+            }
             Record::Passed(_) => {}
         }
         Ok(None)
@@ -304,7 +343,18 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
             self.site.desk.lock().refer(&shape.name, &shape.blocks)?
         } else {
             self.site.store.expect(&shape.name, &shape.blocks)?;
-            self.site.desk.lock().declare(&shape.name, &shape.blocks)?
+            let id = self.site.desk.lock().declare(&shape.name, &shape.blocks)?;
+            if self.header.is_some_and(|header| header.required & feature::VMM != 0) {
+                if self.site.vmm.is_some() {
+                    self.relay = Some(native::Relay::new(self.site, &shape)?);
+                } else if self.kept.is_some() {
+                    return Err(WireError::Wrong("it has more than one VM").into());
+                } else {
+                    self.kept = Some(kept::Kept::default());
+                    self.site.desk.lock().comes_as_it_likes(id);
+                }
+            }
+            id
         };
         self.declared.push(Declared { id, shape, digest: None });
         Ok(())
@@ -368,7 +418,10 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         }
         for vm in self.own() {
             let wanted = MemoryDigest::from_bytes(vm.digest.unwrap_or_default());
-            self.site.desk.whole(vm.id, wanted, self.site.wait)?;
+            match self.relay {
+                Some(_) => self.relayed(wanted)?,
+                None => self.site.desk.whole(vm.id, wanted, self.site.wait)?,
+            }
         }
         if let Some(changed) = self.templates.iter().find_map(|(number, _)| {
             let template = &self.site.templates[*number as usize];
@@ -376,7 +429,7 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         }) {
             return Err(ReceiveError::TemplateChanged(changed));
         }
-        if self.site.verify {
+        if self.site.verify && self.relay.is_none() {
             self.read_back()?;
         }
         self.phase = Phase::Sealed;
@@ -384,7 +437,10 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         if !two_way && self.strict && fill(&mut self.input, &mut [0])? > 0 {
             return Err(WireError::Trailing.into());
         }
-        self.prepare()?;
+        match &mut self.relay {
+            Some(relay) => relay.prepare(two_way)?,
+            None => self.prepare()?,
+        }
         self.state = self.state.on(ReceiverEvent::Prepared)?;
         if two_way {
             self.answer(&Answer::Sealed(seal))?;
@@ -402,6 +458,9 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         for (_, template) in &self.templates {
             seal.template(template);
         }
+        let native = self.relay.as_ref().map(native::Relay::seal);
+        let native = native.or_else(|| self.kept.as_ref().map(kept::Kept::seal));
+        native.iter().for_each(|native| seal.native(&native.0));
         seal.finish(&self.site.hashing)
     }
 
@@ -417,6 +476,9 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
             .zip(&places)
             .map(|(vm, places)| Whole { name: &vm.shape.name, blocks: &vm.shape.blocks, places })
             .collect();
+        if let (Some(kept), [vm]) = (&self.kept, whole.as_slice()) {
+            self.site.store.attach(&session, vm.name, kept.state())?;
+        }
         Ok(self.site.store.prepare(&session, &whole)?)
     }
 
@@ -425,6 +487,14 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         let session = self.session();
         let names: Vec<String> = self.own().map(|vm| vm.shape.name.clone()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        if let Some(mut relay) = self.relay.take() {
+            if let Err(error) = relay.commit() {
+                self.relay = Some(relay); // it is given up, and the pool with it
+                return Err(error);
+            }
+            // the guest runs: that its pages cannot be kept for others is no reason to refuse it
+            let _ = relay.end(true);
+        }
         let published = self.site.store.publish(&session.to_string(), &names);
         if let Err(error) = published {
             // Once the journal has the session it is ours, though a map has no name yet: it gets
@@ -465,6 +535,8 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         if self.state == Receiver::Committed {
             return;
         }
+        // the VMM sees its stream end in the middle, and gives up
+        let _ = self.relay.take().map(|relay| relay.end(false));
         let names: Vec<&str> = self.own().map(|vm| vm.shape.name.as_str()).collect();
         self.site.store.forget(&self.session().to_string(), &names);
         let ids: Vec<VmId> = self.own().map(|vm| vm.id).collect();

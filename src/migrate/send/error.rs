@@ -2,6 +2,8 @@
 
 use crate::filter::codec::CodecError;
 use crate::migrate::transaction::OutOfTurn;
+use crate::qemu::stream::StreamError;
+use crate::store::group::GroupError;
 use crate::wire::WireError;
 use crate::wire::answer::Refusal;
 use crate::wire::header::Session;
@@ -67,6 +69,26 @@ pub enum SendError {
         /// The session.
         session: Session,
     },
+    /// The VMM's stream is none, or damaged.
+    #[error("{0}")]
+    Vmm(#[from] StreamError),
+    /// The VMM's stream cannot be read.
+    #[error("the VMM's stream cannot be read")]
+    VmmRead(#[source] io::Error),
+    /// It says too much before it says what memory there is.
+    #[error("the VMM's stream names no memory in its first 64 MiB: this is no stream of a guest")]
+    VmmLong,
+    /// A block has a name that cannot be said.
+    #[error(
+        "a RAM block is named {name:?}: only names of up to 64 letters, digits and . _ / @ : + - [ ] can be sent; give the memory backend another id"
+    )]
+    VmmBlock {
+        /// The name.
+        name: String,
+    },
+    /// What the group has sent cannot be known.
+    #[error("the group cannot be read")]
+    Group(#[source] GroupError),
     /// A template was written to.
     #[error("template {0} was written to meanwhile: a template must not change")]
     TemplateChanged(std::path::PathBuf),

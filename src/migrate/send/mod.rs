@@ -2,22 +2,26 @@
 //!
 //! One thread reads facts and content, asks the filters and packs; another writes (`lane`). The buffers go round, so that memory does not grow with the VM.
 
+mod ask;
 mod error;
 mod lane;
 mod link;
+mod memories;
+mod native;
 mod packer;
 mod parcel;
 mod reader;
+mod settle;
 mod writer;
 
 pub use error::SendError;
 pub use link::Link;
+pub use native::{VmmVm, send_vmm};
 
 use crate::base::buffer::Buffer;
 use crate::base::digest::{Hashing, MemoryDigest};
 use crate::filter::bill::Account;
 use crate::filter::chain::{Chain, Name};
-use crate::filter::{Filter, same::Same, shared::Shared, template::Template, zero};
 use crate::migrate::codecs::Codecs;
 use crate::migrate::seal::Seal;
 use crate::migrate::templates::KnownTemplate;
@@ -28,14 +32,14 @@ use crate::wire::answer::Answer;
 use crate::wire::decode::{Decoder, Taken};
 use crate::wire::header::{Direction, Header, Session, feature};
 use crate::wire::pages::Packing;
-use crate::wire::record::{TemplateShape, VmShape, as_label};
+use crate::wire::record::{PoolShape, TemplateShape, VmShape, as_label};
 use crate::wire::{Encoder, Record, WireError};
 use lane::Lane;
-use packer::{Earlier, Packer};
+use memories::Memories;
+use native::NativePart;
 use parcel::Parcel;
-use reader::{Reader, SentHashes, Sight};
 use std::io;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 use writer::Writer;
 
@@ -86,6 +90,8 @@ pub struct Options {
     pub verify: bool,
     /// The session.
     pub session: Session,
+    /// Random, for digests of pages that nobody else is to make.
+    pub secret: [u8; 32],
     /// Take frames for proof of content. Only to show in a test what the proof is for.
     #[doc(hidden)]
     pub unproven: bool,
@@ -160,12 +166,22 @@ pub fn send(
     medium: &mut Channel,
     watch: &dyn Watch,
 ) -> Result<Sent, SendError> {
+    let watched: &dyn Watch = watch;
+    attempt(&mut Memories::new(vms, options, watched), options, medium, watch)
+}
+
+fn attempt(
+    supply: &mut dyn Supply,
+    options: &Options,
+    medium: &mut Channel,
+    watch: &dyn Watch,
+) -> Result<Sent, SendError> {
     let start = Instant::now();
     let closed = || SendError::Write(io::Error::from(io::ErrorKind::BrokenPipe));
     let mut output = medium.output.take().ok_or_else(closed)?;
     let mut input = if medium.two_way { medium.input.take() } else { None };
     let link = Link::default();
-    let header = header(vms, options, input.is_some());
+    let header = header(supply.features(), options, input.is_some());
     let encoder = Encoder::new(&header);
     let mut attempt = Attempt {
         seal: Seal::new(encoder.header()),
@@ -174,9 +190,8 @@ pub fn send(
         state: Sender::Declaring,
         watch,
         options,
-        vms,
     };
-    let result = attempt.run(&link);
+    let result = attempt.run(&link, supply);
     let result = result.map_err(|error| attempt.give_up(error));
     let bytes = attempt.writer.bytes();
     let confirmed = attempt.state == Sender::Committed;
@@ -212,12 +227,10 @@ pub fn resolve(
     }
 }
 
-fn header(vms: &[SendVm<'_>], options: &Options, answers: bool) -> Header {
-    let mut required = 0;
+fn header(features: u64, options: &Options, answers: bool) -> Header {
+    let mut required = features;
     let mut need = |bit: u64, needed: bool| required |= if needed { bit } else { 0 };
     need(feature::ANSWERS, answers);
-    need(feature::FOREIGN, vms.iter().any(|vm| vm.foreign));
-    need(feature::ROUNDS, options.live);
     need(feature::TEMPLATES, !options.templates.is_empty());
     need(feature::EXEC, options.chain.names.iter().any(|name| matches!(name, Name::Exec(_))));
     Header::new(Direction::Stream, required, options.session, &options.hashing)
@@ -272,15 +285,14 @@ struct Attempt<'a> {
     state: Sender,
     watch: &'a dyn Watch,
     options: &'a Options,
-    vms: &'a [SendVm<'a>],
 }
 
 type Done = (Vec<SentVm>, Vec<Account>);
 
 impl Attempt<'_> {
-    fn run(&mut self, link: &Link) -> Result<Done, SendError> {
+    fn run(&mut self, link: &Link, supply: &mut dyn Supply) -> Result<Done, SendError> {
         self.writer.header()?;
-        let shapes: Vec<VmShape> = self.vms.iter().map(shape).collect();
+        let shapes = supply.shapes();
         for shape in &shapes {
             self.writer.record(&Record::Vm(shape.clone()))?;
         }
@@ -288,21 +300,22 @@ impl Attempt<'_> {
         for template in &templates {
             self.writer.record(&Record::Template(template.clone()))?;
         }
+        if let Some(pool) = supply.pool() {
+            self.writer.record(&Record::Pool(pool))?;
+        }
         self.writer.record(&Record::Begin)?;
         self.writer.flush()?;
         self.expect(SenderEvent::Welcomed, |answer| matches!(answer, Answer::Welcome))?;
         self.writer.lend();
-        let (done, accounts) = self.stream(link)?;
+        let (done, accounts) = self.stream(link, supply)?;
         self.watch.stood_still().map_err(SendError::Source)?;
-        for vm in self.vms {
-            let still = vm.feed.stood_still();
-            still.map_err(|why| SendError::Source(format!("VM {}: {why}", vm.name)))?;
-        }
+        supply.stood_still()?;
         for (number, shape) in shapes.iter().enumerate() {
             let own = done.iter().find(|vm| vm.vm as usize == number);
             self.seal.vm(shape, own.map(|vm| vm.digest.to_bytes()));
         }
         templates.iter().for_each(|template| self.seal.template(template));
+        supply.native_seal().iter().for_each(|native| self.seal.native(native));
         if let Some(changed) = self.options.templates.iter().find(|t| t.has_changed()) {
             return Err(SendError::TemplateChanged(changed.path.clone()));
         }
@@ -317,7 +330,7 @@ impl Attempt<'_> {
             self.commit(seal)?;
         }
         let sent = |vm: &VmDone| {
-            let of = &self.vms[vm.vm as usize];
+            let of = &shapes[vm.vm as usize];
             SentVm { name: of.name.clone(), pages: of.pages(), digest: vm.digest }
         };
         Ok((done.iter().map(sent).collect(), accounts))
@@ -376,26 +389,17 @@ impl Attempt<'_> {
     }
 
     /// The pages.
-    fn stream(&mut self, link: &Link) -> Result<(Vec<VmDone>, Vec<Account>), SendError> {
-        let (options, vms) = (self.options, self.vms);
-        let sight = Sight { vms, templates: &options.templates, still: options.still };
-        let keep = options.keep_filters;
-        let reader = Reader::new(sight, filters(vms, options), &options.hashing, link, keep);
-        let packings = packings(&options.chain);
-        let has_template = options.chain.has(&Name::Template);
-        let prefixes = if has_template { options.templates.as_slice() } else { &[] };
-        let remembers = options.live && options.chain.has(&Name::Xor);
-        let earlier = remembers.then(|| Earlier::new(options.remember));
-        let packer = Packer::new(&options.codecs, &packings, prefixes, link, keep, earlier);
-        let watch = self.watch;
+    fn stream(
+        &mut self,
+        link: &Link,
+        supply: &mut dyn Supply,
+    ) -> Result<(Vec<VmDone>, Vec<Account>), SendError> {
         let lane = Lane::new(self);
         let read = std::thread::scope(|scope| {
             let (to_writer, from_reader) = sync_channel::<Item>(QUEUE);
             let lane = &lane;
             scope.spawn(move || lane.write_all(from_reader));
-            let put = |item| lane.put(item, &to_writer);
-            let spare = || lane.spare();
-            read_all(reader, packer, (vms, options, watch), put, spare)
+            supply.run(link, &ToWriter { lane, to_writer })
         });
         lane.end(read)
     }
@@ -415,6 +419,10 @@ impl Attempt<'_> {
                 Ok(None)
             }
             Item::LastRound => self.writer.record(&Record::Round(1)).map(|()| None),
+            Item::Native(part) => {
+                self.writer.record(&Record::Native(part.as_wire())).map(|()| None)
+            }
+            Item::Keep(keep) => self.writer.record(&Record::Keep(keep)).map(|()| None),
             Item::Done(vm) => {
                 let digest = vm.digest.to_bytes();
                 self.writer.record(&Record::End { vm: vm.vm, digest })?;
@@ -450,88 +458,69 @@ impl Attempt<'_> {
     }
 }
 
+struct ToWriter<'l, 'a, 'b> {
+    lane: &'l Lane<'a, 'b>,
+    to_writer: SyncSender<Item>,
+}
+
+impl Out for ToWriter<'_, '_, '_> {
+    fn put(&self, item: Item) -> bool {
+        self.lane.put(item, &self.to_writer)
+    }
+
+    fn spare(&self) -> Option<Buffer> {
+        self.lane.spare()
+    }
+}
+
+/// What there is to send, and who reads it.
+trait Supply {
+    /// The VMs, as they are declared.
+    fn shapes(&self) -> Vec<VmShape>;
+
+    /// Features that a reader must know, beside those that the options need.
+    fn features(&self) -> u64;
+
+    /// The pool that the far end is to keep.
+    fn pool(&self) -> Option<PoolShape> {
+        None
+    }
+
+    /// Reads and packs everything; returns the bill.
+    fn run(&mut self, link: &Link, out: &dyn Out) -> Result<Vec<Account>, SendError>;
+
+    /// All has been read: did it stand still until now?
+    fn stood_still(&self) -> Result<(), SendError>;
+
+    /// The seal of what is no page.
+    fn native_seal(&self) -> Option<[u8; 16]> {
+        None
+    }
+}
+
+/// Where what was read and packed goes.
+trait Out: Sync {
+    /// Takes an item. False where nothing more can be written.
+    fn put(&self, item: Item) -> bool;
+
+    /// A buffer to be filled again.
+    fn spare(&self) -> Option<Buffer>;
+}
+
 enum Item {
     Parcel(Parcel),
     /// From here on comes what has changed.
     LastRound,
     Done(VmDone),
-}
-
-/// Reads and packs everything. `put` takes what comes of it, `spare` gives buffers back.
-fn read_all(
-    mut reader: Reader<'_>,
-    mut packer: Packer<'_>,
-    (vms, options, watch): (&[SendVm<'_>], &Options, &dyn Watch),
-    put: impl Fn(Item) -> bool,
-    spare: impl Fn() -> Option<Buffer>,
-) -> Result<Vec<Account>, SendError> {
-    for (number, vm) in (0u32..).zip(vms) {
-        if vm.foreign {
-            reader.learn_foreign(number)?;
-        }
-    }
-    let mut sent: Vec<Option<SentHashes>> =
-        vms.iter().map(|vm| options.live.then(|| SentHashes::new(vm.pages()))).collect();
-    let own = || (0u32..).zip(vms).filter(|(_, vm)| !vm.foreign).map(|(number, _)| number);
-    let put_or_stop = |item| if put(item) { Ok(()) } else { Err(SendError::Stopped) };
-    let mut failed = None;
-    let mut send = |packer: &mut Packer<'_>, mut parcel: Parcel| match packer.pack(&mut parcel) {
-        Ok(()) => put(Item::Parcel(parcel)),
-        Err(error) => {
-            failed = Some(error);
-            false
-        }
-    };
-    let mut read = || -> Result<(), SendError> {
-        if options.live {
-            for vm in own() {
-                let out = |parcel| send(&mut packer, parcel);
-                reader.read(vm, &mut sent[vm as usize], out, &spare)?;
-            }
-            watch.hold().map_err(SendError::Source)?;
-            put_or_stop(Item::LastRound)?;
-            packer.last_round();
-            reader.last_round(filters(vms, options));
-        }
-        for vm in own() {
-            let out = |parcel| send(&mut packer, parcel);
-            let done = reader.read(vm, &mut sent[vm as usize], out, &spare)?;
-            put_or_stop(Item::Done(done))?;
-        }
-        Ok(())
-    };
-    let result = read();
-    match (result, failed) {
-        (_, Some(error)) => Err(error),
-        (result, None) => result.map(|()| [reader.accounts(), packer.accounts()].concat()),
-    }
-}
-
-fn shape(vm: &SendVm<'_>) -> VmShape {
-    let blocks = vm.feed.blocks();
-    VmShape { name: vm.name.clone(), foreign: vm.foreign, blocks }
+    /// A part of a VMM's own stream.
+    Native(NativePart),
+    /// Whether pages that come as bytes are kept.
+    Keep(bool),
 }
 
 fn label(template: &KnownTemplate) -> TemplateShape {
     let name = template.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into());
     TemplateShape { label: as_label(&name), pages: template.pages, digest: template.digest }
-}
-
-fn filters(vms: &[SendVm<'_>], options: &Options) -> Vec<Box<dyn Filter>> {
-    let hashes = || options.templates.iter().map(|t| t.hashes.clone()).collect();
-    let pages: Vec<u64> = vms.iter().map(SendVm::pages).collect();
-    let filter = |name: &Name| -> Option<Box<dyn Filter>> {
-        Some(match name {
-            Name::Unused => Box::<zero::Unused>::default(),
-            Name::Zero => Box::<zero::Zero>::default(),
-            Name::Shared if options.unproven => Box::new(Shared::unproven(&pages)),
-            Name::Shared => Box::new(Shared::new(&pages, options.verify)),
-            Name::Template => Box::new(Template::new(hashes(), options.verify)),
-            Name::Same => Box::new(Same::new(&pages, vms.iter().map(|vm| vm.group).collect())),
-            Name::Xor | Name::Lz4 | Name::Zstd(_) | Name::Exec(_) => return None,
-        })
-    };
-    options.chain.names.iter().filter_map(filter).collect()
 }
 
 fn packings(chain: &Chain) -> Vec<Packing> {

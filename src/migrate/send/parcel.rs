@@ -52,6 +52,20 @@ impl Parcel {
         Self { vm: batch.vm, first: batch.first, ops, content, payload }
     }
 
+    /// Of a batch that says nothing of some pages; takes its content.
+    pub(super) fn with_gaps(batch: &mut Batch) -> Self {
+        let mut parcel = Self { vm: batch.vm, first: batch.first, ..Self::default() };
+        for at in 0..batch.len() {
+            let op = op_of(batch.settled[at]).unwrap_or(Op::Skip);
+            if op == Op::Bytes {
+                push_page(&mut parcel.payload, at);
+            }
+            push(&mut parcel.ops, batch.vm, batch.first + at as u64, op);
+        }
+        parcel.content = std::mem::take(&mut batch.content);
+        parcel
+    }
+
     /// The stretches of a batch of a later round that the far end does not have as they are.
     pub(super) fn changed(batch: &mut Batch) -> Vec<Self> {
         let is_same = |at: &usize| batch.settled[*at] == Some(Settled::Unchanged);
@@ -139,6 +153,7 @@ const fn op_of(settled: Option<Settled>) -> Option<Op> {
         Some(Settled::Unused) => Op::Unused,
         Some(Settled::Same { vm, page }) => Op::Same { vm, page },
         Some(Settled::Template { template, page }) => Op::Template { template, page },
+        Some(Settled::Pool { member, page }) => Op::Pool { member, page },
         Some(Settled::Unchanged) => return None,
     })
 }
@@ -166,7 +181,9 @@ fn goes_on(last: &PageOp, vm: u32, page: u64, op: &PageOp) -> bool {
         (Op::Same { vm: a, page: from }, Op::Same { vm: b, page }) => {
             a == b && from + last.pages == page
         }
-        (Op::Template { template: a, page: from }, Op::Template { template: b, page }) => {
+        (Op::Skip, Op::Skip) => true,
+        (Op::Pool { member: a, page: from }, Op::Pool { member: b, page })
+        | (Op::Template { template: a, page: from }, Op::Template { template: b, page }) => {
             a == b && from + last.pages == page
         }
         _ => false,

@@ -1,15 +1,15 @@
 //! What a sender does first: reads facts, asks the filters, reads what they leave open.
 
+use super::ask::Asker;
 use super::parcel::Parcel;
 use super::{Link, SendError, SendVm, VmDone};
 use crate::base::buffer::Buffer;
 use crate::base::digest::{Hashing, MemoryDigest, PageHash, is_zero};
 use crate::base::fact::Fact;
-use crate::filter::bill::{Account, Meter};
+use crate::filter::bill::Account;
 use crate::filter::{Batch, Filter, PAGE, Settled, World};
 use crate::migrate::templates::KnownTemplate;
 use crate::source::feed::Feed;
-use std::time::Instant;
 
 /// Pages of a batch: what one frame holds.
 pub(super) const BATCH: usize = 256;
@@ -57,9 +57,8 @@ impl World for Sight<'_> {
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     sight: Sight<'a>,
-    filters: Vec<(Box<dyn Filter>, Meter)>,
+    asker: Asker<'a>,
     hashing: &'a Hashing,
-    link: &'a Link,
     batch: Batch,
     is_last: bool,
 }
@@ -95,19 +94,13 @@ impl<'a> Reader<'a> {
         link: &'a Link,
         keep_on: bool,
     ) -> Self {
-        let filters = filters
-            .into_iter()
-            .map(|filter| {
-                let meter = Meter::new(filter.name(), keep_on || filter.always_on());
-                (filter, meter)
-            })
-            .collect();
-        Self { sight, filters, hashing, link, batch: Batch::default(), is_last: false }
+        let asker = Asker::new(filters, link, keep_on);
+        Self { sight, asker, hashing, batch: Batch::default(), is_last: false }
     }
 
     /// What the filters did.
     pub(super) fn accounts(self) -> Vec<Account> {
-        self.filters.into_iter().map(|(_, meter)| meter.account).collect()
+        self.asker.accounts()
     }
 
     /// Shows the filters that learn from facts what another sender sends.
@@ -117,7 +110,7 @@ impl<'a> Reader<'a> {
             let count = count(first, pages);
             self.batch.reset(vm, first, count);
             feed.facts(first, &mut self.batch.facts).map_err(|e| self.failed(vm, first, e))?;
-            self.filters.iter_mut().for_each(|(filter, _)| filter.learn_foreign(&self.batch));
+            self.asker.each().for_each(|filter| filter.learn_foreign(&self.batch));
         }
         Ok(())
     }
@@ -125,7 +118,7 @@ impl<'a> Reader<'a> {
     /// Begins the last round of memory that ran until now: what was sent is compared with what is
     /// there now, by content. References begin anew, since what they referred to may have changed.
     pub(super) fn last_round(&mut self, filters: Vec<Box<dyn Filter>>) {
-        for ((filter, _), fresh) in self.filters.iter_mut().zip(filters) {
+        for (filter, fresh) in self.asker.each().zip(filters) {
             *filter = fresh;
         }
         self.is_last = true;
@@ -146,20 +139,18 @@ impl<'a> Reader<'a> {
             self.batch.content = spare().unwrap_or_default();
             self.batch.reset(vm, first, count(first, pages));
             feed.facts(first, &mut self.batch.facts).map_err(|e| self.failed(vm, first, e))?;
-            self.by_facts();
+            self.asker.by_facts(&mut self.batch, &self.sight);
             self.content(feed).map_err(|e| self.failed(vm, first, e))?;
             if self.is_last {
                 self.inherit();
                 self.compare(sent.as_ref());
             }
-            self.by_content();
+            self.asker.by_content(&mut self.batch, &self.sight);
             self.inherit();
             if let Some(sent) = sent {
                 sent.note(first, &self.batch.hashes);
             }
-            for (filter, _) in &mut self.filters {
-                filter.learn(&self.batch);
-            }
+            self.asker.each().for_each(|filter| filter.learn(&self.batch));
             for (page, hash) in (first..).zip(&self.batch.hashes) {
                 hash.iter().for_each(|&hash| digest.add(self.hashing.term(page, hash)));
             }
@@ -189,38 +180,6 @@ impl<'a> Reader<'a> {
             std::io::ErrorKind::NotFound => SendError::Gone { name },
             _ if !vm.feed.is_there() => SendError::Gone { name },
             _ => SendError::Read { name, page, source },
-        }
-    }
-
-    fn by_facts(&mut self) {
-        self.ask(false, |filter, batch, sight| filter.by_facts(batch, sight));
-    }
-
-    fn by_content(&mut self) {
-        if self.batch.was_read.contains(&true) {
-            self.ask(true, |filter, batch, sight| filter.by_content(batch, sight));
-        }
-    }
-
-    fn ask(
-        &mut self,
-        with_content: bool,
-        mut how: impl FnMut(&mut dyn Filter, &mut Batch, &Sight<'_>) -> u64,
-    ) {
-        for (filter, meter) in &mut self.filters {
-            let open = self.batch.open().count() as u64;
-            if open == 0 || !meter.is_on(open) {
-                continue;
-            }
-            let start = Instant::now();
-            let pages = how(filter.as_mut(), &mut self.batch, &self.sight);
-            let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            // a page that is looked at by its facts and then by its content counts once
-            let looked_at = if with_content { open } else { pages };
-            meter.add(looked_at, pages, pages * PAGE as u64, nanos);
-            if let Some(link) = self.link.nanos_a_byte() {
-                meter.judge(link);
-            }
         }
     }
 

@@ -1,0 +1,3 @@
+//! Floor 2: where memory becomes a running VM again.
+
+pub mod vmm;

@@ -1,0 +1,204 @@
+//! A VMM that waits for its migration stream (`-incoming exec:`, `-incoming fd:`): the pipe to it.
+//!
+//! The VMM starts its guest as soon as it has read the stream's last byte, and asks nobody. So the last
+//! bytes are not written before the move is committed; and before that is agreed to, it must be known
+//! that the VMM has accepted all the others: it might not be able to load a device, or be dead. Nobody
+//! tells that either. But it reads on only where it has accepted what it read: so it is given more than
+//! it can have read ahead of bytes that say nothing, and when the pipe is empty it has accepted all
+//! before them.
+
+use crate::abi::pagemap::{Entry, State};
+use crate::abi::vma::FileId;
+use crate::base::range::PageRange;
+use crate::sys::fd::{Want, broken, pipe_room, unread, wait};
+use crate::sys::process::Process;
+use crate::sys::readers;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::time::{Duration, Instant};
+
+/// What the VMM reads ahead: QEMU's buffer has 32 KiB (migration/qemu-file.c).
+const AHEAD: usize = 64 << 10;
+/// Bytes that are gathered before they are written.
+const GATHER: usize = 128 << 10;
+/// Between two looks whether the pipe is empty.
+const LOOK: Duration = Duration::from_micros(500);
+
+/// Why the VMM did not take its stream.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VmmError {
+    /// It is gone.
+    #[error(
+        "the VMM at this end is gone, or has refused the stream: what it says on its standard error tells why; the source goes on"
+    )]
+    Gone,
+    /// It does not read.
+    #[error("the VMM at this end has taken nothing for {0} s: the source goes on")]
+    Stalled(u64),
+    /// Writing failed.
+    #[error("the VMM's stream cannot be written")]
+    Write(#[source] io::Error),
+}
+
+/// The pipe to a VMM.
+#[derive(Debug)]
+pub struct VmmSink {
+    out: File,
+    gathered: Vec<u8>,
+    /// A pipe or a socket, whose reader can be watched.
+    watched: bool,
+    limit: Duration,
+}
+
+impl VmmSink {
+    /// Writes to `out`; gives up when nothing is taken for `limit`.
+    ///
+    /// # Errors
+    /// Where it cannot be looked at.
+    pub fn new(out: OwnedFd, limit: Duration) -> io::Result<Self> {
+        let out = File::from(out);
+        let kind = out.metadata()?.file_type();
+        let watched = kind.is_fifo() || kind.is_socket();
+        if kind.is_fifo() {
+            crate::sys::fd::widen_pipe(out.as_fd(), 1 << 20);
+        }
+        Ok(Self { out, gathered: Vec::with_capacity(GATHER + 8192), watched, limit })
+    }
+
+    /// Can be appended to; [`Self::pass`] is called now and then.
+    pub const fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.gathered
+    }
+
+    /// Writes what has gathered, if it is enough.
+    ///
+    /// # Errors
+    /// See [`VmmError`].
+    pub fn pass(&mut self) -> Result<(), VmmError> {
+        if self.gathered.len() >= GATHER { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what has gathered.
+    ///
+    /// # Errors
+    /// See [`VmmError`].
+    pub fn flush(&mut self) -> Result<(), VmmError> {
+        let result = self.out.write_all(&self.gathered);
+        self.gathered.clear();
+        result.map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => VmmError::Gone,
+            _ => VmmError::Write(error),
+        })
+    }
+
+    /// Waits until the VMM has accepted all that was written. `idle` says nothing to it, however often
+    /// it comes; without such bytes, or where nobody reads a pipe, there is nothing to wait for.
+    ///
+    /// # Errors
+    /// [`VmmError::Gone`] where it has not; [`VmmError::Stalled`].
+    pub fn settle(&mut self, idle: &[u8]) -> Result<(), VmmError> {
+        self.flush()?;
+        if !self.watched || idle.is_empty() {
+            return Ok(());
+        }
+        for _ in 0..AHEAD.div_ceil(idle.len()) {
+            self.gathered.extend_from_slice(idle);
+        }
+        self.flush()?;
+        let mut until = Instant::now() + self.limit;
+        let mut before = u64::MAX;
+        loop {
+            if !self.is_there() {
+                return Err(VmmError::Gone);
+            }
+            let left = unread(self.out.as_fd()).map_err(VmmError::Write)?;
+            if left == 0 {
+                return Ok(());
+            }
+            if left < before {
+                (before, until) = (left, Instant::now() + self.limit);
+            }
+            if Instant::now() > until {
+                return Err(VmmError::Stalled(self.limit.as_secs()));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Has somebody still the other end?
+    pub fn is_there(&self) -> bool {
+        !self.watched || !broken(self.out.as_fd())
+    }
+
+    /// Which processes read it, as far as they can be seen.
+    pub fn readers(&self) -> Vec<i32> {
+        readers::of(&self.out)
+    }
+
+    /// How much it holds, where it is a pipe.
+    pub fn room(&self) -> Option<usize> {
+        pipe_room(self.out.as_fd()).ok()
+    }
+
+    /// Waits until it can be written to.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn ready(&self) -> io::Result<bool> {
+        wait(self.out.as_fd(), Want::Write, Some(self.limit))
+    }
+}
+
+/// Memory of a VMM that is mapped from a template and was not written to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mapped {
+    /// Its pages: the whole of a template.
+    pub pages: u64,
+    /// Pages that are the VMM's own already.
+    pub own: Vec<PageRange>,
+}
+
+/// Looks whether a process that reads the pipe has all of a file (device and inode) mapped
+/// privately, from its first page on; and which pages of that it has written to. `None` where it has
+/// not, or more than once, or cannot be looked at: then every page is written, which is right too.
+pub fn mapped(sink: &VmmSink, device: u64, inode: u64, pages: u64) -> Option<Mapped> {
+    let [pid] = sink.readers()[..] else { return None };
+    look(pid, device, inode, pages)
+}
+
+fn look(pid: i32, device: u64, inode: u64, pages: u64) -> Option<Mapped> {
+    let process = Process::open(pid).ok()?;
+    let maps = process.maps().ok()?;
+    let mut found = maps.iter().filter(|vma| {
+        let whole = vma.pages.end - vma.pages.start == pages && vma.file_page == 0;
+        whole && !vma.shared && vma.file == Some(FileId { device, inode })
+    });
+    let (Some(vma), None) = (found.next(), found.next()) else { return None };
+    let (mut own, mut page) = (Vec::<PageRange>::new(), vma.pages.start);
+    let mut entries = vec![Entry(0); 4096];
+    while page < vma.pages.end {
+        let count = usize::try_from(vma.pages.end - page).unwrap_or(4096).min(4096);
+        let got = process.entries(page, &mut entries[..count]).ok()?;
+        if got != count {
+            return None;
+        }
+        for (at, entry) in (page - vma.pages.start..).zip(&entries[..count]) {
+            let clean = match entry.state() {
+                State::Absent => true,
+                State::Present { file, .. } => file,
+                State::Marker | State::InTransit | State::Swapped => false,
+            };
+            if !clean {
+                match own.last_mut().filter(|last| last.end == at) {
+                    Some(last) => last.end = at + 1,
+                    None => own.push(PageRange { start: at, end: at + 1 }),
+                }
+            }
+        }
+        page += count as u64;
+    }
+    Some(Mapped { pages: vma.pages.end - vma.pages.start, own })
+}

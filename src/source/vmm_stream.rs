@@ -1,0 +1,277 @@
+//! A VMM's own migration stream, as `exec:` or `fd:` hands it to us, and the VMM's verdict.
+//!
+//! QEMU asks nobody whether a move through `exec:` went well: what it could write has arrived, for
+//! it. It would say `completed`, and keep the guest paused for good, where the far end failed. There
+//! are two ways to make its verdict the truth:
+//!
+//! - **the way back** (capability `return-path`): QEMU reads our standard output and waits there for a
+//!   word. It says `failed` without one, also where we were killed;
+//! - **the pipe**: QEMU is not done before it has written the description at the end, which nobody
+//!   needs. Whoever leaves more of it unread than the pipe holds has QEMU wait. For that the pipe must
+//!   be small before the last section of memory has been read: device state and description
+//!   together can be less than 100 KB (QEMU 10.0, q35, `-nodefaults`: 78 KB), and a pipe that holds
+//!   more cannot be made smaller.
+//!
+//! Where neither is possible (a socket, a file, no description) the verdict is QEMU's alone.
+//!
+//! A *keeper*, another process, has the pipe too: from when the far end is told to commit until it has
+//! answered, nobody may let the source go, also where we are killed then.
+
+use crate::qemu::stream::shut;
+use crate::sys::fd::{fits_pipe, pipe_room};
+use crate::sys::guard::{self, Link};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// Room of the pipe while memory comes: with what one call reads, well below the shortest end of a
+/// stream.
+const ROOM: usize = 32 << 10;
+/// Bytes that one call reads.
+const PIECE: usize = 16 << 10;
+/// Room of the pipe at the end: one page, the least there is.
+const LEAST: usize = 4096;
+
+/// Who holds the pipe where we are killed.
+#[derive(Debug)]
+pub struct Keeper(Link);
+
+impl Keeper {
+    /// Starts it: while there is one thread.
+    ///
+    /// # Errors
+    /// Those of fork, and where there are more threads.
+    pub fn start() -> io::Result<Self> {
+        guard::start("mig-send-keeper", keep).map(Self)
+    }
+
+    /// From now on the source must not go on, also where we are killed; or it may again.
+    ///
+    /// # Errors
+    /// Where the keeper is gone.
+    pub fn keep(&self, keep: bool) -> io::Result<()> {
+        self.0.send(&[if keep { word::KEEP } else { word::LET_GO }], None)
+    }
+}
+
+mod word {
+    pub(super) const INPUT: u8 = b'i';
+    pub(super) const REPLY: u8 = b'r';
+    pub(super) const KEEP: u8 = b'k';
+    pub(super) const LET_GO: u8 = b'l';
+}
+
+/// What the keeper does: nothing, until who made it is no more.
+fn keep(link: &Link) {
+    let (mut input, mut reply, mut keeps) = (None, None, false);
+    while let Ok(Some(message)) = link.receive(None) {
+        match message.bytes.first() {
+            Some(&word::INPUT) => input = message.fd,
+            Some(&word::REPLY) => reply = message.fd,
+            Some(&word::KEEP) => keeps = true,
+            Some(&word::LET_GO) => keeps = false,
+            _ => {}
+        }
+    }
+    if let (Some(input), true) = (input, keeps) {
+        // The far end may have it: the guest must not go on here by itself. QEMU says `completed`
+        // and keeps it paused; a human can let it go.
+        let _ = end(&mut File::from(input), reply.map(File::from).as_mut(), false);
+    }
+}
+
+/// Tells QEMU how it ended and takes what it still writes.
+fn end(input: &mut File, reply: Option<&mut File>, failed: bool) -> io::Result<u64> {
+    if let Some(reply) = reply {
+        reply.write_all(&shut(failed))?;
+        reply.flush()?;
+    }
+    if failed {
+        return Ok(0);
+    }
+    io::copy(input, &mut io::sink())
+}
+
+/// Why QEMU's verdict is true, or is not ours to make.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// QEMU waits for our word.
+    Told,
+    /// QEMU waits until we read on.
+    Held,
+    /// QEMU is done, whatever becomes of the move.
+    Blind(Blind),
+}
+
+/// Why a verdict is QEMU's alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Blind {
+    /// The stream comes from a file.
+    File,
+    /// It comes through a socket, which holds more than a description.
+    Socket,
+    /// The description is missing or shorter than the pipe is long.
+    Short,
+    /// The pipe was never empty enough to be made small.
+    Wide,
+}
+
+impl std::fmt::Display for Blind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::File => "its stream comes from a file",
+            Self::Socket => {
+                "a socket holds the rest of its stream; give it a pipe, or turn its capability return-path on"
+            }
+            Self::Short => {
+                "the description at the end of its stream is missing or too short (suppress-vmdesc); turn its capability return-path on"
+            }
+            Self::Wide => {
+                "the pipe could not be made small in time; turn its capability return-path on"
+            }
+        })
+    }
+}
+
+/// The stream, and the way to tell QEMU.
+#[derive(Debug)]
+pub struct VmmStream {
+    input: File,
+    reply: Option<File>,
+    keeper: Option<Arc<Keeper>>,
+    /// A pipe, and how much it holds now.
+    pipe: Option<usize>,
+    is_socket: bool,
+}
+
+impl VmmStream {
+    /// Reads from `input`; QEMU listens at `reply`, if it does.
+    ///
+    /// # Errors
+    /// Where the keeper cannot be told.
+    pub fn new(
+        input: OwnedFd,
+        reply: Option<OwnedFd>,
+        keeper: Option<Arc<Keeper>>,
+    ) -> io::Result<Self> {
+        use std::os::unix::fs::FileTypeExt;
+        if let Some(Keeper(link)) = keeper.as_deref() {
+            link.send(&[word::INPUT], Some(input.as_fd()))?;
+            if let Some(reply) = &reply {
+                link.send(&[word::REPLY], Some(reply.as_fd()))?;
+            }
+        }
+        let input = File::from(input);
+        let kind = input.metadata()?.file_type();
+        let pipe = if kind.is_fifo() {
+            fits_pipe(input.as_fd(), ROOM);
+            pipe_room(input.as_fd()).ok()
+        } else {
+            None
+        };
+        let reply = reply.map(File::from);
+        Ok(Self { input, reply, keeper, pipe, is_socket: kind.is_socket() })
+    }
+
+    /// The last section of memory has begun: the pipe is made as small as it can be, as soon as it is
+    /// empty enough. To be asked again after each read.
+    pub fn narrow(&mut self) {
+        if self.pipe.is_some_and(|room| room > LEAST) {
+            fits_pipe(self.input.as_fd(), LEAST);
+            self.pipe = pipe_room(self.input.as_fd()).ok();
+        }
+    }
+
+    /// Whose is the verdict, when so many bytes have not been taken out of the pipe yet? `returns`:
+    /// QEMU said that it listens.
+    pub fn verdict(&self, returns: bool, unread: Option<u64>) -> Verdict {
+        match (self.pipe, unread) {
+            _ if returns && self.reply.is_some() => Verdict::Told,
+            (None, _) if self.is_socket => Verdict::Blind(Blind::Socket),
+            (None, _) => Verdict::Blind(Blind::File),
+            (Some(room), Some(unread)) if unread > room as u64 => Verdict::Held,
+            (Some(room), _) if room > LEAST => Verdict::Blind(Blind::Wide),
+            (Some(_), _) => Verdict::Blind(Blind::Short),
+        }
+    }
+
+    /// The move went well, or may have: QEMU is to say `completed` and leave the guest paused.
+    ///
+    /// # Errors
+    /// Where QEMU is gone.
+    pub fn complete(mut self, verdict: Verdict) -> io::Result<()> {
+        let reply = self.reply.as_mut().filter(|_| verdict == Verdict::Told);
+        end(&mut self.input, reply, false)?;
+        self.keeper.as_ref().map_or(Ok(()), |keeper| keeper.keep(false))
+    }
+
+    /// The move failed: QEMU is to say `failed`, and let the guest go on.
+    pub fn fail(mut self) {
+        let _ = self.keeper.as_ref().map(|keeper| keeper.keep(false));
+        // QEMU says `failed` without this too, when it sees us end
+        let _ = end(&mut self.input, self.reply.as_mut(), true);
+    }
+}
+
+impl Read for VmmStream {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let most = if self.pipe.is_some() { to.len().min(PIECE) } else { to.len() };
+        loop {
+            match self.input.read(&mut to[..most]) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::pipe;
+
+    #[test]
+    fn a_writer_waits_while_more_is_unread_than_the_pipe_holds() {
+        let (from, mut to) = pipe().unwrap();
+        let mut stream = VmmStream::new(from.into(), None, None).unwrap();
+        assert_eq!(stream.pipe, Some(ROOM));
+        to.write_all(&[1; 100]).unwrap();
+        stream.read_exact(&mut [0; 100]).unwrap();
+        stream.narrow();
+        assert_eq!(stream.verdict(false, Some(50_000)), Verdict::Held);
+        assert_eq!(stream.verdict(false, Some(4096)), Verdict::Blind(Blind::Short));
+        assert_eq!(stream.verdict(false, None), Verdict::Blind(Blind::Short));
+        let writing = std::thread::spawn(move || to.write_all(&[2; 50_000]));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!writing.is_finished());
+        stream.complete(Verdict::Held).unwrap();
+        writing.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_full_pipe_stays_wide_until_it_is_read() {
+        let (from, mut to) = pipe().unwrap();
+        let mut stream = VmmStream::new(from.into(), None, None).unwrap();
+        to.write_all(&[1; 20_000]).unwrap();
+        stream.narrow();
+        assert_eq!(stream.verdict(false, Some(1 << 20)), Verdict::Held);
+        assert_eq!(stream.verdict(false, Some(1 << 14)), Verdict::Blind(Blind::Wide));
+        stream.read_exact(&mut [0; 20_000]).unwrap();
+        stream.narrow();
+        assert_eq!(stream.verdict(false, Some(1 << 14)), Verdict::Held);
+    }
+
+    #[test]
+    fn who_listens_is_told() {
+        let (from, to) = pipe().unwrap();
+        let (mut heard, reply) = pipe().unwrap();
+        let stream = VmmStream::new(from.into(), Some(reply.into()), None).unwrap();
+        assert_eq!(stream.verdict(true, None), Verdict::Told);
+        drop(to);
+        stream.complete(Verdict::Told).unwrap();
+        let mut word = Vec::new();
+        heard.read_to_end(&mut word).unwrap();
+        assert_eq!(word, [0, 1, 0, 4, 0, 0, 0, 0]);
+    }
+}
