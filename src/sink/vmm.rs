@@ -14,7 +14,7 @@ use crate::sys::fd::{Want, broken, pipe_room, unread, wait};
 use crate::sys::process::Process;
 use crate::sys::readers;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::time::{Duration, Instant};
@@ -81,6 +81,35 @@ impl VmmSink {
         if self.gathered.len() >= GATHER { self.flush() } else { Ok(()) }
     }
 
+    /// Writes what has gathered, and pages behind what stands before each: `heads` one after the
+    /// other, each up to its `ends`. Pages go from where they are.
+    ///
+    /// # Errors
+    /// See [`VmmError`].
+    pub fn pages(&mut self, heads: &[u8], ends: &[usize], pages: &[u8]) -> Result<(), VmmError> {
+        let mut all = vec![IoSlice::new(&self.gathered)];
+        let mut from = 0;
+        for (&end, page) in ends.iter().zip(pages.chunks(4096)) {
+            all.extend([IoSlice::new(&heads[from..end]), IoSlice::new(page)]);
+            from = end;
+        }
+        // the kernel takes at most IOV_MAX (1024) pieces in one call
+        let result = all.chunks_mut(1000).try_for_each(|mut some| {
+            while !some.is_empty() {
+                match self.out.write_vectored(some) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => IoSlice::advance_slices(&mut some, written),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        });
+        drop(all);
+        self.gathered.clear();
+        result.map_err(of_write)
+    }
+
     /// Writes what has gathered.
     ///
     /// # Errors
@@ -88,10 +117,7 @@ impl VmmSink {
     pub fn flush(&mut self) -> Result<(), VmmError> {
         let result = self.out.write_all(&self.gathered);
         self.gathered.clear();
-        result.map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => VmmError::Gone,
-            _ => VmmError::Write(error),
-        })
+        result.map_err(of_write)
     }
 
     /// Waits until the VMM has accepted all that was written. `idle` says nothing to it, however often
@@ -149,6 +175,13 @@ impl VmmSink {
     /// What the kernel says.
     pub fn ready(&self) -> io::Result<bool> {
         wait(self.out.as_fd(), Want::Write, Some(self.limit))
+    }
+}
+
+fn of_write(error: io::Error) -> VmmError {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => VmmError::Gone,
+        _ => VmmError::Write(error),
     }
 }
 

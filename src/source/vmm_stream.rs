@@ -142,6 +142,7 @@ pub struct VmmStream {
     keeper: Option<Arc<Keeper>>,
     /// A pipe, and how much it holds now.
     pipe: Option<usize>,
+    narrows: bool,
     is_socket: bool,
 }
 
@@ -171,15 +172,22 @@ impl VmmStream {
             None
         };
         let reply = reply.map(File::from);
-        Ok(Self { input, reply, keeper, pipe, is_socket: kind.is_socket() })
+        Ok(Self { input, reply, keeper, pipe, narrows: false, is_socket: kind.is_socket() })
     }
 
-    /// The last section of memory has begun: the pipe is made as small as it can be, as soon as it is
-    /// empty enough. To be asked again after each read.
-    pub fn narrow(&mut self) {
-        if self.pipe.is_some_and(|room| room > LEAST) {
-            fits_pipe(self.input.as_fd(), LEAST);
-            self.pipe = pipe_room(self.input.as_fd()).ok();
+    /// The last section of memory has begun: from now on the pipe is made smaller after each read, until
+    /// it is as small as it can be.
+    pub const fn narrow(&mut self) {
+        self.narrows = true;
+    }
+
+    /// Just after a read: the writer needs longer to wake than this takes, and a pipe that is not
+    /// empty can be made as small as what is in it.
+    fn shrink(&mut self) {
+        for size in [LEAST, 2 * LEAST, 4 * LEAST] {
+            if self.pipe.is_some_and(|room| room > size) && fits_pipe(self.input.as_fd(), size) {
+                self.pipe = Some(size);
+            }
         }
     }
 
@@ -220,7 +228,12 @@ impl Read for VmmStream {
         loop {
             match self.input.read(&mut to[..most]) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                done => return done,
+                done => {
+                    if self.narrows {
+                        self.shrink();
+                    }
+                    return done;
+                }
             }
         }
     }
@@ -237,8 +250,8 @@ mod tests {
         let mut stream = VmmStream::new(from.into(), None, None).unwrap();
         assert_eq!(stream.pipe, Some(ROOM));
         to.write_all(&[1; 100]).unwrap();
-        stream.read_exact(&mut [0; 100]).unwrap();
         stream.narrow();
+        stream.read_exact(&mut [0; 100]).unwrap();
         assert_eq!(stream.verdict(false, Some(50_000)), Verdict::Held);
         assert_eq!(stream.verdict(false, Some(4096)), Verdict::Blind(Blind::Short));
         assert_eq!(stream.verdict(false, None), Verdict::Blind(Blind::Short));
@@ -253,13 +266,16 @@ mod tests {
     fn a_full_pipe_stays_wide_until_it_is_read() {
         let (from, mut to) = pipe().unwrap();
         let mut stream = VmmStream::new(from.into(), None, None).unwrap();
-        to.write_all(&[1; 20_000]).unwrap();
+        to.write_all(&[1; 32_000]).unwrap();
         stream.narrow();
         assert_eq!(stream.verdict(false, Some(1 << 20)), Verdict::Held);
-        assert_eq!(stream.verdict(false, Some(1 << 14)), Verdict::Blind(Blind::Wide));
-        stream.read_exact(&mut [0; 20_000]).unwrap();
-        stream.narrow();
-        assert_eq!(stream.verdict(false, Some(1 << 14)), Verdict::Held);
+        assert_eq!(stream.verdict(false, Some(1 << 13)), Verdict::Blind(Blind::Wide));
+        stream.read_exact(&mut [0; 100]).unwrap(); // 31,900 bytes are left
+        assert_eq!(stream.pipe, Some(ROOM));
+        stream.read_exact(&mut [0; 16_284]).unwrap(); // 15,616: four pages
+        assert_eq!(stream.pipe, Some(4 * LEAST));
+        stream.read_exact(&mut [0; 15_616]).unwrap();
+        assert_eq!(stream.verdict(false, Some(1 << 13)), Verdict::Held);
     }
 
     #[test]

@@ -102,9 +102,9 @@ pub fn widen_pipe(fd: BorrowedFd<'_>, bytes: u32) {
 }
 
 /// Gives a pipe this much room, if what is in it fits; bytes are rounded up to pages. One that does
-/// not take it stays as it is.
-pub fn fits_pipe(fd: BorrowedFd<'_>, bytes: usize) {
-    let _ = fcntl(fd, FcntlArg::F_SETPIPE_SZ(i32::try_from(bytes).unwrap_or(i32::MAX)));
+/// not take it stays as it is. Did it?
+pub fn fits_pipe(fd: BorrowedFd<'_>, bytes: usize) -> bool {
+    fcntl(fd, FcntlArg::F_SETPIPE_SZ(i32::try_from(bytes).unwrap_or(i32::MAX))).is_ok()
 }
 
 /// Bytes that were written to a pipe or a socket and not read yet; of a pipe, either end may be asked.

@@ -70,6 +70,8 @@ pub(super) struct Relay {
     digest: MemoryDigest,
     /// The block that lies on a template, and its pages that were written to: a bit each.
     on: Option<On>,
+    /// The last page, if it did not have to be written: the VMM does not know that it came.
+    silent: Option<u64>,
     held: Option<Vec<u8>>,
     idle: Vec<u8>,
     buffer: Vec<u8>,
@@ -134,6 +136,7 @@ impl Relay {
             hashes: vec![0; pages],
             digest: MemoryDigest::default(),
             on,
+            silent: None,
             held: None,
             idle: Vec::new(),
             buffer: vec![0; PAGE],
@@ -174,8 +177,14 @@ impl Relay {
             self.on.as_ref().and_then(|on| Some((on.page(page)?, on.template)))
             && is_zero_there(site, template, at)
         {
+            self.silent = Some(page);
             return Ok(());
         }
+        self.write_zero(page)
+    }
+
+    fn write_zero(&mut self, page: u64) -> Result<(), ReceiveError> {
+        self.silent = None;
         self.on.iter_mut().for_each(|on| on.written(page));
         let (block, at) = self.block(page);
         let written = self.emitter.zero(block, at, self.vmm.sink.buffer());
@@ -192,6 +201,7 @@ impl Relay {
     ) -> Result<(), ReceiveError> {
         let Ok(content) = <&[u8; PAGE]>::try_from(bytes) else { return Ok(()) };
         self.note(&site.hashing, page, hash);
+        self.silent = None;
         self.on.iter_mut().for_each(|on| on.written(page));
         let (block, at) = self.block(page);
         let written = self.emitter.page(block, at, content, self.vmm.sink.buffer());
@@ -204,11 +214,18 @@ impl Relay {
         if self.keeps {
             self.pool()?.append(bytes)?;
         }
+        self.silent = None;
+        let (mut heads, mut ends) = (Vec::new(), Vec::new());
         for (page, bytes) in (page..).zip(bytes.chunks(PAGE)) {
             let hash = (!is_zero(bytes)).then(|| site.hashing.page(bytes));
-            self.bytes(site, page, bytes, hash)?;
+            self.note(&site.hashing, page, hash);
+            self.on.iter_mut().for_each(|on| on.written(page));
+            let (block, at) = self.block(page);
+            let written = self.emitter.head(block, at, &mut heads);
+            written.map_err(|_| WireError::Wrong("pages are beyond the end of their VM"))?;
+            ends.push(heads.len());
         }
-        Ok(())
+        Ok(self.vmm.sink.pages(&heads, &ends, bytes)?)
     }
 
     fn template(&mut self, site: &Site, page: u64, file: u32, of: u64) -> Result<(), ReceiveError> {
@@ -218,6 +235,7 @@ impl Relay {
         };
         if self.on.as_ref().is_some_and(|on| on.template == file && on.page(page) == Some(of)) {
             self.note(&site.hashing, page, hash);
+            self.silent = Some(page);
             return Ok(());
         }
         if hash.is_none() {
@@ -228,6 +246,24 @@ impl Relay {
         let result = result.and_then(|()| self.bytes(site, page, &buffer[..PAGE], hash));
         self.buffer = buffer;
         result
+    }
+
+    /// What is no page comes next, and may go on with the block of the last page without saying so
+    /// (records that are not understood): so the VMM must be in that block.
+    fn speak_up(&mut self, site: &Site) -> Result<(), ReceiveError> {
+        let Some(page) = self.silent.take() else { return Ok(()) };
+        if self.emitter.block() == Some(self.block(page).0) {
+            return Ok(());
+        }
+        let on = self.on.as_ref().and_then(|on| Some((on.template, on.page(page)?)));
+        let Some((template, at)) = on else { return Ok(()) };
+        if is_zero_there(site, template, at) {
+            return self.write_zero(page);
+        }
+        let mut bytes = [0; PAGE];
+        site.templates[template as usize].read(at, &mut bytes).map_err(ReceiveError::Template)?;
+        let hash = Some(site.hashing.page(&bytes));
+        self.bytes(site, page, &bytes, hash)
     }
 
     fn of_pool(
@@ -300,6 +336,7 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         relay.seal.add(&self.site.hashing, part);
         match (part, &mut relay.held) {
             (Native::Bytes(bytes), None) => {
+                relay.speak_up(self.site)?;
                 relay.vmm.sink.buffer().extend_from_slice(bytes);
                 relay.vmm.sink.pass()?;
             }
