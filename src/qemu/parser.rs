@@ -1,6 +1,7 @@
 //! The parser of QEMU's migration stream: where it stands, and each step from there. The words of it
 //! and the form of the stream are in [`super::stream`].
 
+use super::field::{be16, be32, be64, lossy, short, text};
 use super::stream::{
     End, Item, MAX_BLOCKS, MAX_MACHINE, PAGE, RamBlock, Reason, StreamError, flag,
 };
@@ -594,32 +595,4 @@ fn not_understood(flags: u64, at: u64) -> Result<Reason, StreamError> {
         }
         _ => Reason::Flags(flags),
     })
-}
-
-/// A text of one byte of length and as many bytes, and where it ends.
-fn short(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
-    let end = at + 1 + usize::from(*bytes.get(at)?);
-    Some((bytes.get(at + 1..end)?, end))
-}
-
-/// A name that can be shown.
-fn text(bytes: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    (!text.contains(char::is_control)).then(|| text.to_owned())
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn be16(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_be_bytes)
-}
-
-fn be32(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
-}
-
-fn be64(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes)
 }
