@@ -18,7 +18,7 @@
 //! answered, nobody may let the source go, also where we are killed then.
 
 use crate::qemu::stream::shut;
-use crate::sys::fd::{fits_pipe, pipe_room};
+use crate::sys::fd::{fits_pipe, pipe_room, widen_pipe};
 use crate::sys::guard::{self, Link};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -30,6 +30,9 @@ use std::sync::Arc;
 const ROOM: usize = 32 << 10;
 /// Bytes that one call reads.
 const PIECE: usize = 16 << 10;
+/// Both where QEMU waits for our word.
+const WIDE: usize = 1 << 20;
+const WIDE_ROOM: u32 = 1 << 20;
 /// Room of the pipe at the end: one page, the least there is.
 const LEAST: usize = 4096;
 
@@ -143,6 +146,8 @@ pub struct VmmStream {
     /// A pipe, and how much it holds now.
     pipe: Option<usize>,
     narrows: bool,
+    /// Bytes that one call reads.
+    piece: usize,
     is_socket: bool,
 }
 
@@ -172,7 +177,23 @@ impl VmmStream {
             None
         };
         let reply = reply.map(File::from);
-        Ok(Self { input, reply, keeper, pipe, narrows: false, is_socket: kind.is_socket() })
+        Ok(Self {
+            input,
+            reply,
+            keeper,
+            pipe,
+            narrows: false,
+            piece: PIECE,
+            is_socket: kind.is_socket(),
+        })
+    }
+
+    /// QEMU said that it listens: it waits for our word, and the pipe may be wide.
+    pub fn listens(&mut self) {
+        if self.reply.is_some() && self.piece < WIDE {
+            widen_pipe(self.input.as_fd(), WIDE_ROOM);
+            self.piece = WIDE;
+        }
     }
 
     /// The last section of memory has begun: from now on the pipe is made smaller after each read, until
@@ -224,12 +245,12 @@ impl VmmStream {
 
 impl Read for VmmStream {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let most = if self.pipe.is_some() { to.len().min(PIECE) } else { to.len() };
+        let most = if self.pipe.is_some() { to.len().min(self.piece) } else { to.len() };
         loop {
             match self.input.read(&mut to[..most]) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 done => {
-                    if self.narrows {
+                    if self.narrows && self.piece == PIECE {
                         self.shrink();
                     }
                     return done;

@@ -371,6 +371,9 @@ impl Taking<'_> {
             if stopped {
                 continue;
             }
+            if input.parser.returns() {
+                stream.listens();
+            }
             if input.parser.is_ending() {
                 stream.narrow();
             }
