@@ -2,8 +2,7 @@
 
 use nix::sys::stat::{SFlag, fstat};
 use std::fs;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 /// Is every process that can read this pipe one that runs the program `name`, and is there one?
@@ -30,23 +29,18 @@ pub fn of(pipe: &impl AsFd) -> Vec<i32> {
     if SFlag::from_bits_truncate(meta.st_mode) & SFlag::S_IFMT != SFlag::S_IFIFO {
         return Vec::new();
     }
-    let wanted = [format!("pipe:[{}]", meta.st_ino)];
-    let named = |to: &Path| {
-        wanted.iter().any(|name| to.as_os_str() == name.as_str())
-            || fs::metadata(to).is_ok_and(|found| {
-                found.file_type().is_fifo()
-                    && (found.dev(), found.ino()) == (meta.st_dev, meta.st_ino)
-            })
-    };
+    // `pipe:[INODE]`, or the path of a FIFO
+    let own = format!("/proc/self/fd/{}", pipe.as_fd().as_raw_fd());
+    let Ok(wanted) = fs::read_link(own) else { return Vec::new() };
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    numbers.filter(|pid| reads(&Path::new("/proc").join(pid.to_string()), &named)).collect()
+    numbers.filter(|pid| reads(&Path::new("/proc").join(pid.to_string()), &wanted)).collect()
 }
 
 /// Has the process a descriptor that reads it?
-fn reads(process: &Path, is_it: &impl Fn(&Path) -> bool) -> bool {
+fn reads(process: &Path, pipe: &Path) -> bool {
     let all = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-    all.filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| is_it(&to))).any(|entry| {
+    all.filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| to == pipe)).any(|entry| {
         let info = fs::read_to_string(process.join("fdinfo").join(entry.file_name()));
         let info = info.unwrap_or_default();
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
