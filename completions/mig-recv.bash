@@ -23,7 +23,7 @@ _mig__recv() {
 
     case "${cmd}" in
         mig__recv)
-            opts="-q -h -V --from --into --image --discard --explain --force --streams --wait --template --filter --verify --max-ram --user --no-sandbox --insecure --tls-cert --tls-key --tls-ca --tls-name --stall --key --threads --json --progress --quiet --help --version"
+            opts="-q -h -V --from --into --image --discard --qemu --explain --force --streams --wait --template --filter --verify --vm --group --end-group --pool-max --max-ram --user --no-sandbox --insecure --tls-cert --tls-key --tls-ca --tls-name --stall --key --threads --json --progress --quiet --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -58,6 +58,18 @@ _mig__recv() {
                     return 0
                     ;;
                 --filter)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --vm)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --group)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pool-max)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

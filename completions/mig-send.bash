@@ -23,7 +23,7 @@ _mig__send() {
 
     case "${cmd}" in
         mig__send)
-            opts="-b -q -h -V --vm --refer --to --filters --template --trust --keep-filters --verify --freeze --live --remember --move --one-way --resolve --insecure --tls-cert --tls-key --tls-ca --tls-name --stall --key --rate --threads --json --bytes --progress --quiet --help --version"
+            opts="-b -q -h -V --vm --refer --to --filters --template --trust --keep-filters --verify --qemu --group --end-group --freeze --live --remember --move --one-way --resolve --insecure --tls-cert --tls-key --tls-ca --tls-name --stall --key --rate --threads --json --bytes --progress --quiet --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -50,6 +50,10 @@ _mig__send() {
                     return 0
                     ;;
                 --trust)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --group)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

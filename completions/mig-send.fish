@@ -4,6 +4,7 @@ complete -c mig-send -l to -d 'Where to: -, exec:CMD, tcp:HOST:PORT, tls:HOST:PO
 complete -c mig-send -l filters -d 'Filters, in order, with commas: unused, zero, template, shared, same, xor, lz4, zstd[=LEVEL], exec:CMD; auto: those that need no word from you, as measured; none' -r
 complete -c mig-send -l template -d 'A template that the receiver was given too' -r -F
 complete -c mig-send -l trust -d 'VMs among which the filter \'same\' may find equal pages; without it, each by itself' -r
+complete -c mig-send -l group -d 'Moves that name one group send what they share once: a name, or the path of a directory' -r
 complete -c mig-send -l freeze -d 'How a process is held still: auto, qmp, qmp:SOCKET, cgroup, stop, or none if you see to it' -r
 complete -c mig-send -l remember -d 'Memory in which the filter \'xor\' remembers what was sent, for --live' -r
 complete -c mig-send -l resolve -d 'Ask the receiver what became of a session, and end' -r
@@ -20,6 +21,8 @@ always\t'Always'
 never\t'Never'"
 complete -c mig-send -l keep-filters -d 'Leave filters on that lose time'
 complete -c mig-send -l verify -d 'Compare the content of pages that page tables prove to be the same'
+complete -c mig-send -l qemu -d 'Send QEMU\'s own migration stream, which comes on standard input, as \'migrate "exec:mig-send --qemu …"\' has it; --vm is then its name'
+complete -c mig-send -l end-group -d 'End the group: forget what was sent'
 complete -c mig-send -l live -d 'Send everything while it runs, then hold it still and send what has changed: it stands still for a shorter time'
 complete -c mig-send -l move -d 'Give the memory up: once the receiver has committed, the source stays paused for good'
 complete -c mig-send -l one-way -d 'With --move, on a medium without a way back: stay paused although nobody says that it arrived'

@@ -188,11 +188,23 @@ fn the_pages_of_the_two_ends_say_what_must_be_known() {
                 "--refer",
                 "last line",
                 "same(7)",
+                "--group NAME --end-group",
+                "return-path",
             ][..],
         ),
         (
             "mig-recv",
-            &["--streams", "journal", "Landlock", "seccomp", "--user", "--max-ram", "reflinks"],
+            &[
+                "--streams",
+                "journal",
+                "Landlock",
+                "seccomp",
+                "--user",
+                "--max-ram",
+                "reflinks",
+                "-incoming",
+                "--pool-max",
+            ],
         ),
     ] {
         let (help, page) = (help(command), page(command));
@@ -203,6 +215,27 @@ fn the_pages_of_the_two_ends_say_what_must_be_known() {
         for line in help.lines().filter(|line| !line.trim_start().starts_with("mig-")) {
             assert!(line.chars().count() <= 100, "{command}, too wide: {line}");
         }
+    }
+}
+
+/// A flag that the guide names is one that a command has; and the page leads on.
+#[test]
+fn the_guide_to_qemu_speaks_of_flags_that_there_are() {
+    let guide = fs::read_to_string(root().join("docs/QEMU.md")).unwrap();
+    let known = ["mig-send", "mig-recv"].map(help).concat();
+    let part = |c: char| !(c.is_ascii_lowercase() || c == '-');
+    let flags: Vec<&str> = guide
+        .split(part)
+        .filter(|word| word.starts_with("--") && !word.starts_with("---"))
+        .collect();
+    assert!(flags.len() > 30, "{flags:?}");
+    for flag in flags {
+        assert!(known.contains(&format!(" {flag}")), "{flag}");
+    }
+    let page = page_in("pageherd-qemu", 7);
+    links_lead_somewhere("pageherd-qemu", &page);
+    for command in ["mig-send", "mig-recv"] {
+        assert!(section(&self::page(command), "SEE ALSO").contains(".BR pageherd\\-qemu (7)"));
     }
 }
 

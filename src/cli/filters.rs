@@ -105,7 +105,8 @@ pub const ALL: [Words; 9] = [
         costs: "Both ends read and hash the whole template once at their start, with all \
                 processors, and keep some 25 bytes for each of its pages.",
         off: NEVER,
-        needs: "mig-recv --template with the same content; the path may be another. In a herd the \
+        needs: "mig-recv --template with the same content; the path may be another. A QEMU whose \
+                memory is a private mapping of it goes on sharing it: see pageherd-qemu(7). In a herd the \
                 map names the template's path at that end, and the file has to stay there, \
                 unchanged, as long as the VM does: a page of it takes no memory in the herd. Into \
                 an image it is copied, by reference where the file system can.",
@@ -165,19 +166,25 @@ pub const ALL: [Words; 9] = [
     Words {
         name: "same",
         spelled: "same",
-        line: "Pages whose content was sent already, wherever it stood. It has to be asked for.",
+        line: "Pages whose content was sent already, wherever it stood. It has to be asked for, but \
+               with --qemu.",
         finds: "Pages whose content equals that of a page which this stream has sent, for the same \
                 VM or for another of its trust group, though the two share no frame.",
         proves: "A hash of each page that was read says where to look. The page that was sent is \
                  then read again and compared, all 4096 bytes: pages with equal hashes and other \
-                 content, which a guest can make at will, stay apart.",
+                 content, which a guest can make at will, stay apart. QEMU's own stream cannot be read \
+                 again: see below.",
         costs: "A look into a table for each page that was read and not settled, 10 to 20 bytes for \
                 each page that was sent, and for each page that is found one more reading and a \
-                comparison. The hash is made in any case.",
+                comparison. The hash is made in any case. With --qemu: a keyed hash of each page and 24 \
+                bytes and a table for each that is kept at the far end.",
         off: "When it has looked at 32 MiB and what it saved would have been sent in less time than \
               it took, it rests for the next 512 MiB and is then tried again. The bill tells for how \
-              many pages it was off. --keep-filters leaves it on.",
-        needs: "As with 'shared': a herd keeps the page once.",
+              many pages it was off. --keep-filters leaves it on; so does --group, since what is of \
+              no use to one guest may be to the others.",
+        needs: "As with 'shared': a herd keeps the page once. With --qemu: memory for a copy of each \
+                page that may be named again (mig-recv --pool-max), until the move is over, and in a \
+                group until that is ended.",
         from: "Deduplication among the VMs that leave a host together (Deshpande and others, \
                Scatter-Gather, section 4.4), here within a trust group and with the bytes compared.",
         examples: &[
@@ -192,18 +199,35 @@ pub const ALL: [Words; 9] = [
                  filter would soon turn itself off.",
             ),
         ],
-        more: &[Section {
-            title: "Trust groups",
-            parts: &[Part::Text(
-                "Two guests whose equal pages are made one can learn of each other: a write to a \
+        more: &[
+            Section {
+                title: "In QEMU's stream",
+                parts: &[Part::Text(
+                    "With --qemu this filter is on without being asked for, within the one guest; and \
+                     with --group among all guests of the group. Pages come by once there, and there \
+                     is nothing to compare with. So a digest decides: 128 bits of BLAKE3, with a key \
+                     that is made anew for each move, or for each group, and never leaves the source. \
+                     Who does not have the key cannot make two pages of one digest; that it happens by \
+                     chance takes some 2^64 pages. The receiver keeps the pages that the sender counts \
+                     on, in its pool, and writes them again where they are named. Which pages the \
+                     members of a group have sent stands in the group's directory, as digests. A member \
+                     that failed has given nothing: its pages are not named any more.",
+                )],
+            },
+            Section {
+                title: "Trust groups",
+                parts: &[Part::Text(
+                    "Two guests whose equal pages are made one can learn of each other: a write to a \
                  page that is shared takes longer, and tells whether somebody else has that page \
                  (CVE-2015-2877). By default, therefore, only what was shared at the source is \
                  shared at the destination. --trust A,B says that A and B may share by content, \
                  because one owner has both; every other VM is by itself. There is one group for a \
                  command. Who sees the stream or its size learns the same thing: send groups that \
-                 do not trust each other by commands of their own.",
-            )],
-        }],
+                 do not trust each other by commands of their own. A --group of QEMU's moves is such a \
+                 group: who puts guests into one says that they may share by content.",
+                )],
+            },
+        ],
     },
     Words {
         name: "xor",

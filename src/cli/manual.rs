@@ -3,7 +3,7 @@
 
 use super::Exit;
 use super::page::{Page, Part, Section};
-use super::{filters, man5};
+use super::{filters, guide, man5};
 use anyhow::{Context, Result};
 use clap::Command;
 use clap_complete::{Shell, generate_to};
@@ -34,6 +34,7 @@ pub struct Book {
 pub fn shared() -> Vec<(String, String)> {
     let mut pages = filters::pages();
     pages.extend(man5::pages());
+    pages.push(guide::page());
     pages
 }
 
@@ -184,4 +185,34 @@ pub(super) fn roff(text: &str) -> String {
 pub(super) fn roff_line(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
     if text.starts_with('.') { format!("\\&{text}") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn the_system_reads_them_without_a_warning() {
+        if Command::new("man").arg("--version").output().is_err() {
+            return; // no man here: the tests of each kind of page have said what can be said
+        }
+        for (file, page) in shared() {
+            let mut man = Command::new("man")
+                .args(["--warnings=all", "-E", "UTF-8", "-l", "-"])
+                .envs([("LC_ALL", "C.UTF-8"), ("MANWIDTH", "100"), ("MANROFFSEQ", "t")])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            man.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+            let out = man.wait_with_output().unwrap();
+            let (text, words) =
+                (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+            assert!(out.status.success() && words.is_empty(), "{file}: {words}");
+            assert!(!text.contains("\\("), "{file}:\n{text}");
+        }
+    }
 }

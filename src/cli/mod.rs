@@ -6,8 +6,10 @@
 pub mod args;
 pub mod exit;
 pub mod filters;
+pub mod guide;
 pub mod man5;
 pub mod manual;
+mod markdown;
 pub mod moves;
 pub mod output;
 pub mod page;

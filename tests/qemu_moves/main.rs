@@ -6,5 +6,6 @@
 mod support;
 
 mod filtered;
+mod guide;
 mod plain;
 mod road;

@@ -25,7 +25,7 @@ fn book() -> Book {
         synopsis: &texts::USAGE,
         subcommands: &[],
         exit: moves::CLOSED_PIPE,
-        see: &["mig-send(1)", "memscan(1)", "ssh(1)", "capabilities(7)"],
+        see: &["mig-send(1)", "memscan(1)", "pageherd-qemu(7)", "ssh(1)", "capabilities(7)"],
         shared: false,
     }
 }
@@ -43,6 +43,8 @@ fn hint(error: &clap::Error) -> Option<String> {
                 "--filters",
                 "the sender chooses them; an external one is named here by --filter exec:CMD",
             ),
+            ("--incoming", "that is for QEMU: -incoming \"exec:mig-recv --qemu …\""),
+            ("--end", "to end a group: --group NAME --end-group"),
             ("--move", "the sender says that"),
             ("--resolve", "the sender asks: mig-send --resolve SESSION --to ADDRESS"),
         ],

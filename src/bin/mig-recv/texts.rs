@@ -3,16 +3,19 @@
 use pageherd::cli::page::{Page, Part, Section};
 
 /// The command lines there are.
-pub(crate) const USAGE: [&str; 4] = [
+pub(crate) const USAGE: [&str; 6] = [
     "mig-recv [--from ADDRESS]… --into DIR [OPTIONS]",
     "mig-recv [--from ADDRESS]… --image NAME=FILE… [OPTIONS]",
+    "mig-recv --qemu [--vm NAME] [--group NAME] [--from ADDRESS] [OPTIONS]",
     "mig-recv [--from ADDRESS] --discard [OPTIONS]",
     "mig-recv --explain FILE",
+    "mig-recv --group NAME --end-group",
 ];
 
 /// Below `-h`.
 pub(crate) const SHORT: &str = "What arrives is visible when it is complete and proven, and not \
-before. A VM of a herd is herd:DIR/NAME to mig-send and memscan. 'mig-recv --help' tells more.";
+before. A VM of a herd is herd:DIR/NAME to mig-send and memscan. With --qemu it goes to a QEMU that \
+waits: see pageherd-qemu(7). 'mig-recv --help' tells more.";
 
 const STORES: Section = Section {
     title: "Where it goes",
@@ -35,6 +38,12 @@ const STORES: Section = Section {
              same share their blocks. A file that exists is replaced only with --force. Several \
              images of one stream get their names one after another: who needs all or none uses a \
              herd.",
+        ),
+        (
+            "--qemu",
+            "A QEMU that waits for it on standard output gets the guest: see QEMU below. Only for \
+             streams of mig-send --qemu; of these, --into DIR keeps the memory, and all else of QEMU's \
+             stream beside it.",
         ),
         (
             "--discard",
@@ -95,6 +104,44 @@ const STREAMS: Section = Section {
     )],
 };
 
+const QEMU: Section = Section {
+    title: "QEMU",
+    parts: &[
+        Part::Text(
+            "With --qemu standard output is a QEMU that waits for a guest: it starts mig-recv by \
+             -incoming \"exec:mig-recv --qemu …\", or reads a pipe (-incoming fd:N). QEMU's stream is \
+             written again for it, byte for byte but for pages that need not be told. What starts the \
+             guest is held back until the sender has given it up; and that is not agreed to before \
+             QEMU has accepted memory and devices. pageherd-qemu(7) leads from two QEMUs to a script.",
+        ),
+        Part::Terms(&[
+            ("--vm NAME", "The guest that is waited for; another is refused. Without it, any."),
+            (
+                "--group NAME",
+                "The group of which the sender speaks: pages that came for one guest are here for the \
+                 others. They are files in /dev/shm/pageherd-UID/NAME, or in the directory that is \
+                 named with a '/'; UID is the user that --user names, if it is given.",
+            ),
+            (
+                "--pool-max SIZE",
+                "Most memory for pages that may be named again: of all members of the group, or of \
+                 this stream alone, which keeps them until its end. A stream that wants more is refused.",
+            ),
+            (
+                "--group NAME --end-group",
+                "Nothing is received. The group's pages are removed, if no stream is under way; nothing \
+                 else removes them.",
+            ),
+            (
+                "--template FILE",
+                "Where QEMU's memory is a private mapping of FILE (memory-backend-file,share=off), pages \
+                 that equal it are not written, and stay shared. To see that, mig-recv looks at QEMU's \
+                 page table when it starts, which takes root or QEMU's own user.",
+            ),
+        ]),
+    ],
+};
+
 const TRANSACTION: Section = Section {
     title: "When it is here",
     parts: &[
@@ -145,7 +192,8 @@ const SAFETY: Section = Section {
         Part::Text(
             "Memory: some 10 MiB for each stream that is under way; 8 bytes for each distinct page \
              and for the places of pages as much as they have changes from one kind to another, at \
-             most 16 bytes a page; 16 bytes for each page of a template.",
+             most 16 bytes a page; 16 bytes for each page of a template. With --qemu, 8 bytes for each page of \
+             the guest, and the pages that may be named again (--pool-max).",
         ),
     ],
 };
@@ -154,19 +202,21 @@ const SAFETY: Section = Section {
 pub(crate) const MIG_RECV: Page = Page {
     about: "Receive streams of mig-send(1), and keep what they share.\n\n\
 Into a herd directory, each distinct page goes once: VMs that shared memory where they came from take \
-no more here. Into images, each VM becomes a flat sparse file. Every memory is proven by its digest \
+no more here. Into images, each VM becomes a flat sparse file. With --qemu, a guest goes on in an \
+unmodified QEMU that waits for it. Every memory is proven by its digest \
 before it is visible. A VM of a herd can be sent on, and looked at by memscan(1), as herd:DIR/NAME.\n\n\
 It needs no privilege of its own but the right to write where it is told to.",
     sections: &[
         STORES,
         ADDRESSES,
         STREAMS,
+        QEMU,
         TRANSACTION,
         SAFETY,
         Section {
             title: "JSON",
             parts: &[Part::Text(
-                "With --json, one object: streams, a list with session, vms (name, pages, digest), \
+                "With --json, one object (with --qemu on standard error): streams, a list with session, vms (name, pages, digest), \
                  stream_bytes and distinct_pages of each stream that arrived; or session and state \
                  (committed or aborted) of one that asked.",
             )],
@@ -183,8 +233,10 @@ It needs no privilege of its own but the right to write where it is told to.",
             parts: &[Part::Terms(&[
                 ("DIR/pool", "Each distinct page once; slot n is at byte n times 4096."),
                 ("DIR/NAME.map", "The placement map of VM NAME."),
+                ("DIR/NAME.qemu", "Of a guest of QEMU: its stream without the pages."),
                 ("DIR/journal", "Which sessions were committed, and which never will be."),
                 ("DIR/lock", "Held by who writes."),
+                ("/dev/shm/pageherd-UID/NAME/recv", "Pages of group NAME, until --end-group."),
             ])],
         },
         Section {
@@ -210,6 +262,14 @@ It needs no privilege of its own but the right to write where it is told to.",
                 (
                     "mig-recv --from file:a.herd --discard --key secret",
                     "Is the stream in this file whole, and from somebody who has the key?",
+                ),
+                (
+                    "qemu-system-x86_64 … -incoming \"exec:mig-recv --qemu --vm web1 --from unix:/run/web1.sock\"",
+                    "A QEMU that waits for guest web1.",
+                ),
+                (
+                    "mig-recv --group rack1 --end-group",
+                    "All guests of the group have arrived: their pages are given back.",
                 ),
                 (
                     "install -d -o herd -m 700 /var/lib/herd && mig-recv --user herd --into /var/lib/herd",

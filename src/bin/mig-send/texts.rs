@@ -4,15 +4,17 @@ use pageherd::cli::filters;
 use pageherd::cli::page::{Page, Part, Section};
 
 /// The command lines there are.
-pub(crate) const USAGE: [&str; 2] = [
+pub(crate) const USAGE: [&str; 4] = [
     "mig-send --vm [NAME=]TARGET… [--to ADDRESS] [OPTIONS]",
+    "mig-send --qemu [--vm NAME] [--group NAME] [--to ADDRESS] [OPTIONS]",
+    "mig-send --group NAME --end-group",
     "mig-send --resolve SESSION --to ADDRESS [OPTIONS]",
 ];
 
 /// Below `-h`.
 pub(crate) const SHORT: &str = "A TARGET is [NAME=]pid:N, comm:GLOB, cgroup:PATH, image:PATH or \
-herd:DIR/VM. Processes stand still while they are read, and run on afterwards. 'mig-send --help' \
-tells more.";
+herd:DIR/VM. Processes stand still while they are read, and run on afterwards. With --qemu QEMU's own \
+migration stream is sent: see pageherd-qemu(7). 'mig-send --help' tells more.";
 
 const TARGETS: Section = Section {
     title: "Targets",
@@ -95,7 +97,8 @@ const FILTERS: Section = Section {
             "Without --filters, or with auto, the list is unused, zero, template, shared, xor, lz4 \
              and zstd. That shares at the far end what is shared here, and no more. 'none' sends \
              every page as its bytes. What needs no content comes before what does, and what packs \
-             bytes comes last.",
+             bytes comes last. With --qemu the list is zero, template, same, lz4 and zstd: a stream \
+             shows content alone.",
         ),
     ],
 };
@@ -224,6 +227,50 @@ const SEVERAL: Section = Section {
     )],
 };
 
+const QEMU: Section = Section {
+    title: "QEMU's own stream",
+    parts: &[
+        Part::Text(
+            "With --qemu a whole guest moves, with its devices, from one QEMU to another that waits for \
+             it, and runs while it is sent: QEMU starts mig-send by its 'migrate \"exec:mig-send --qemu \
+             …\"', or writes into a pipe that is mig-send's standard input (fd:). Pages go through the \
+             filters; all else passes byte for byte. pageherd-qemu(7) leads from two QEMUs to a script.",
+        ),
+        Part::Terms(&[
+            (
+                "--vm NAME",
+                "What the guest is called; 'vm' where nothing is said. mig-recv --qemu --vm NAME takes \
+                 no other.",
+            ),
+            (
+                "--group NAME",
+                "Moves that name one group send what they share once, at the same time or one after \
+                 another. It is a directory, /dev/shm/pageherd-UID/NAME, or the one that is named with \
+                 a '/'; it holds digests, and at the receiver pages. Only guests that trust each other \
+                 belong into one: see pageherd-same(7).",
+            ),
+            (
+                "--group NAME --end-group",
+                "Nothing is sent. What the group has left at this end is removed, if no move is under \
+                 way; mig-recv does that at the other.",
+            ),
+            (
+                "--template FILE",
+                "As ever. If the QEMU that waits has the file mapped privately, pages that equal it \
+                 stay shared with it there.",
+            ),
+        ]),
+        Part::Text(
+            "QEMU's 'completed' means that the receiver has the guest and that the QEMU there has \
+             accepted its devices; 'failed' that the guest runs on here. Where neither can be had \
+             (the stream comes from a file, or from a socket without the capability return-path; the \
+             machine has suppress-vmdesc), mig-send says so, and its exit status is the answer. The \
+             bill goes to standard error, with --json too. --move, --live, --refer, --trust and \
+             --resolve are not for such a stream: QEMU does these things itself.",
+        ),
+    ],
+};
+
 const SAFETY: Section = Section {
     title: "Safety",
     parts: &[
@@ -255,7 +302,9 @@ those that nobody used, zeros, pages of a template, pages that are on the same f
 sent. So VMs that share memory here go once, and share it there.\n\n\
 Processes stand still while they are read. Of a VMM only memory is sent: no registers, no devices. To \
 read processes it needs root: CAP_SYS_PTRACE, CAP_SYS_ADMIN for frame numbers, CAP_KILL to hold those \
-of others. Images and herds need the right to read them.",
+of others. Images and herds need the right to read them.\n\n\
+With --qemu it stands behind an unmodified QEMU that migrates a guest, and sends QEMU's own stream, \
+memory and devices, to mig-recv --qemu before the QEMU that waits. That needs no privilege.",
     sections: &[
         TARGETS,
         ADDRESSES,
@@ -263,6 +312,7 @@ of others. Images and herds need the right to read them.",
         BILL,
         STILL,
         MOVING,
+        QEMU,
         SEVERAL,
         SAFETY,
         Section {
@@ -307,6 +357,12 @@ of others. Images and herds need the right to read them.",
                     "mig-send --vm a=pid:4711 --refer b=pid:4712 --to unix:S &\nmig-send --vm b=pid:4712 --refer a=pid:4711 --to unix:S",
                     "Two at once, into mig-recv --from unix:S --streams 2.",
                 ),
+                (
+                    "migrate \"exec:mig-send --qemu --vm web1 --to 'exec:ssh -W 127.0.0.1:7000 host'\"",
+                    "In QEMU's monitor: a guest as it runs, to a QEMU on another host that was started \
+                     with -incoming \"exec:mig-recv --qemu --vm web1 --from tcp:127.0.0.1:7000\".",
+                ),
+                ("mig-send --group rack1 --end-group", "All guests of the group have arrived."),
                 (
                     "mig-send --resolve 0123456789abcdef0123456789abcdef --to 'exec:ssh host mig-recv --into /dev/shm/herd'",
                     "Has it arrived?",
