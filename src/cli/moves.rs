@@ -169,7 +169,7 @@ pub(super) fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit>
 
 fn of_send(error: &SendError) -> Option<Exit> {
     Some(match error {
-        SendError::Unknown { .. } => Exit::Unknown,
+        SendError::Unknown { .. } | SendError::VmmUnknown { .. } => Exit::Unknown,
         SendError::Gone { .. } => Exit::NoTarget,
         SendError::Refused { code, .. } => match code {
             Refusal::Data => Exit::Data,
@@ -177,7 +177,10 @@ fn of_send(error: &SendError) -> Option<Exit> {
             Refusal::Policy => Exit::NotPermitted,
             Refusal::Other => Exit::Failure,
         },
-        SendError::Vmm(_) | SendError::VmmLong | SendError::VmmBlock { .. } => Exit::Data,
+        SendError::Vmm(_)
+        | SendError::VmmOpaque { .. }
+        | SendError::VmmLong
+        | SendError::VmmBlock { .. } => Exit::Data,
         SendError::VmmRead(_) => Exit::Io,
         SendError::Group(e) => of_group(e),
         SendError::BadAnswer(WireError::Cut { .. }) => Exit::Unavailable,

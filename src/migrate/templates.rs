@@ -53,8 +53,10 @@ impl TemplateFile {
         if meta.len() == 0 || meta.len() % PAGE_SIZE != 0 {
             return Err(wrong("not whole pages of 4096 bytes long"));
         }
-        // absolute, for maps that will be read from elsewhere
-        let path = std::fs::canonicalize(path).map_err(failed)?;
+        // absolute, for maps that will be read from elsewhere; a memfd (/proc/PID/fd/N) has no other
+        // path than the one that was given
+        let path = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path));
+        let path = path.map_err(failed)?;
         Ok(Self { path, id, meta, file })
     }
 

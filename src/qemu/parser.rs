@@ -140,6 +140,12 @@ impl Parser {
         matches!(self.state, State::Done)
     }
 
+    /// Could the stream be over with these bytes, which are left over and with which nothing comes?
+    /// Of one without a description nothing else tells.
+    pub fn may_end_with(&self, rest: &[u8]) -> bool {
+        matches!(self.state, State::Tail) && tail::is_bare_end(rest)
+    }
+
     /// Number of the section of `ram`, once it has come.
     pub const fn ram_section(&self) -> Option<u32> {
         self.ram

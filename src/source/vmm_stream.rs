@@ -18,12 +18,13 @@
 //! answered, nobody may let the source go, also where we are killed then.
 
 use crate::qemu::stream::shut;
-use crate::sys::fd::{fits_pipe, pipe_room, widen_pipe};
+use crate::sys::fd::{Want, fits_pipe, pipe_room, wait, widen_pipe};
 use crate::sys::guard::{self, Link};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Room of the pipe while memory comes: with what one call reads, well below the shortest end of a
 /// stream.
@@ -128,7 +129,7 @@ impl std::fmt::Display for Blind {
                 "a socket holds the rest of its stream; give it a pipe, or turn its capability return-path on"
             }
             Self::Short => {
-                "the description at the end of its stream is missing or too short (suppress-vmdesc); turn its capability return-path on"
+                "the description at the end of its stream is missing or too short: turn the machine's suppress-vmdesc off, or its capability return-path on"
             }
             Self::Wide => {
                 "the pipe could not be made small in time; turn its capability return-path on"
@@ -194,6 +195,16 @@ impl VmmStream {
             widen_pipe(self.input.as_fd(), WIDE_ROOM);
             self.piece = WIDE;
         }
+    }
+
+    /// Does QEMU wait for our word, if it says so?
+    pub const fn is_heard(&self) -> bool {
+        self.reply.is_some()
+    }
+
+    /// Does nothing come for so long?
+    pub fn is_quiet(&self, long: Duration) -> bool {
+        matches!(wait(self.input.as_fd(), Want::Read, Some(long)), Ok(false))
     }
 
     /// The last section of memory has begun: from now on the pipe is made smaller after each read, until

@@ -11,6 +11,7 @@ use pageherd::filter::codec::Codec;
 use pageherd::migrate::codecs::Codecs;
 use pageherd::migrate::receive::{Ends, ReceiveError, Received, Site, VmmPlace, receive};
 use pageherd::migrate::templates::TemplateFile;
+use pageherd::sink::vmm::VmmError;
 use pageherd::store::{Store, discard::Discard, herd::Herd, image::Images};
 use pageherd::sys::sandbox::{self, Plan, User};
 use pageherd::transport::filter_exec::{ANSWER_TIMEOUT, Direction, ExecCodec, ExecFilter};
@@ -148,7 +149,15 @@ fn take(cli: &Cli, site: &Site, listeners: Vec<Listener>) -> Vec<Result<Received
     if let ([_], 1) = (listeners.as_slice(), streams) {
         return listeners
             .into_iter()
-            .map(|mut l| l.accept().map_err(Into::into).and_then(|c| one(site, c, &bar)))
+            .map(|mut l| {
+                while site.vmm.is_some() && matches!(l.wait(LOOK), Ok(false)) {
+                    // whoever waits for a sender in vain is not to outlive its QEMU
+                    if site.vmm.as_ref().is_some_and(|vmm| !vmm.is_there()) {
+                        return Err(ReceiveError::from(VmmError::Gone).into());
+                    }
+                }
+                l.accept().map_err(Into::into).and_then(|c| one(site, c, &bar))
+            })
             .collect();
     }
     let enough = AtomicBool::new(false);

@@ -52,11 +52,20 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
                 remark(
                     NAME,
                     cli.quiet,
-                    "QEMU says completed and keeps the guest paused; if it does not run at the far end, let it go on with the QMP command cont",
+                    "QEMU says completed here and keeps the guest paused; the QMP command cont lets it go on",
                 );
             }
         }
-        (Err(_), false) => stream.fail(),
+        (Err(_), false) => {
+            stream.fail();
+            if let Some(Verdict::Blind(_)) = verdict {
+                remark(
+                    NAME,
+                    cli.quiet,
+                    "QEMU says completed all the same, and keeps the guest paused: it does not run at the far end, let it go on with the QMP command cont",
+                );
+            }
+        }
     }
     run::tell(cli, &sent?, true)?;
     Ok(Exit::Ok)
@@ -64,7 +73,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
 
 fn is_unknown(sent: &Result<Sent>) -> bool {
     sent.as_ref().err().is_some_and(|error| {
-        error.chain().any(|e| matches!(e.downcast_ref(), Some(SendError::Unknown { .. })))
+        error.chain().any(|e| matches!(e.downcast_ref(), Some(SendError::VmmUnknown { .. })))
     })
 }
 

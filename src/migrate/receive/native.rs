@@ -51,6 +51,12 @@ impl VmmPlace {
         Self(Mutex::new(Some(vmm)))
     }
 
+    /// Is the VMM there, as long as no stream has come?
+    pub fn is_there(&self) -> bool {
+        let vmm = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        vmm.as_ref().is_none_or(|vmm| vmm.sink.is_there())
+    }
+
     fn take(&self) -> Option<Vmm> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

@@ -75,6 +75,22 @@ pub enum SendError {
     /// The VMM's stream cannot be read.
     #[error("the VMM's stream cannot be read")]
     VmmRead(#[source] io::Error),
+    /// Its end cannot be found, and it waits there for a word.
+    #[error(
+        "QEMU waits for a word at the end of its stream (capability return-path), and the end of this one cannot be found: {reason}; or turn return-path off"
+    )]
+    VmmOpaque {
+        /// What is not understood.
+        reason: String,
+    },
+    /// The far end was told to commit and did not answer.
+    #[error(
+        "the connection was lost after the far end was told to commit session {session}: its QEMU may run the guest or not. Look at it once its mig-recv has ended: if it runs, this end's guest must not; if it is gone or failed, let the guest go on here"
+    )]
+    VmmUnknown {
+        /// The session.
+        session: Session,
+    },
     /// It says too much before it says what memory there is.
     #[error("the VMM's stream names no memory in its first 64 MiB: this is no stream of a guest")]
     VmmLong,

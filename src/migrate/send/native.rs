@@ -26,6 +26,7 @@ use crate::wire::record::{Native, PoolShape, VmShape, as_label};
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
 
 /// Batches that wait to be settled.
 const QUEUE: usize = 2;
@@ -37,6 +38,8 @@ const PIECE: usize = 1 << 20;
 const GATHER: usize = 1 << 16;
 /// What is kept back of a stream that is not understood: its end, which lets the guest run, is in it.
 const LAST: usize = 1 << 19;
+/// How long nothing must come before what can be the end is the end, where QEMU waits for us.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Most bytes before the list of blocks, which is the first thing to be known.
 const MOST_BEFORE: usize = 64 << 20;
 
@@ -86,7 +89,10 @@ pub fn send_vmm(
         Ok(supply) => supply,
         Err(error) => return (Err(error), None),
     };
-    let sent = attempt(&mut supply, options, medium, watch);
+    let sent = attempt(&mut supply, options, medium, watch).map_err(|error| match error {
+        SendError::Unknown { session } => SendError::VmmUnknown { session },
+        error => error,
+    });
     (sent, supply.verdict)
 }
 
@@ -125,6 +131,11 @@ impl Input {
     /// Bytes that were taken out of the pipe and not used.
     const fn left(&self) -> usize {
         self.have - self.used
+    }
+
+    /// See [`Parser::may_end_with`].
+    fn may_be_over(&self) -> bool {
+        self.parser.may_end_with(&self.buffer[self.used..self.have])
     }
 
     /// Reads on. False at the end.
@@ -356,9 +367,7 @@ impl Taking<'_> {
                 let unread = all.saturating_sub(input.left() as u64);
                 let unread = description.map(|_| unread);
                 let whose = stream.verdict(input.parser.returns(), unread);
-                if let (Verdict::Blind(why), true) = (whose, two_way) {
-                    (self.say)(&format!("the VMM does not wait for the far end: {why}"));
-                }
+                self.say_blind(whose, two_way);
                 *verdict = Some(whose);
                 self.ready(input.parser.ram_section());
                 if two_way {
@@ -376,6 +385,13 @@ impl Taking<'_> {
             }
             if input.parser.is_ending() {
                 stream.narrow();
+            }
+            let heard = input.parser.returns() && stream.is_heard();
+            if let (Some(reason), true) = (input.parser.reason(), heard) {
+                return Err(SendError::VmmOpaque { reason: reason.to_string() });
+            }
+            if heard && input.may_be_over() && stream.is_quiet(SILENCE) {
+                input.ended = true;
             }
             // a VMM that waits for our word does not end its stream
             if input.parser.is_done() || input.ended || !input.fill(stream)? {
@@ -399,10 +415,22 @@ impl Taking<'_> {
             self.native(NativePart::Ready(Vec::new()));
         }
         // where it was not known before, QEMU is done
-        verdict.get_or_insert_with(|| stream.verdict(false, None));
+        if verdict.is_none() {
+            let whose = stream.verdict(input.parser.returns(), None);
+            self.say_blind(whose, two_way);
+            *verdict = Some(whose);
+        }
         self.flush_batch();
         self.flush_raw(0);
         Ok(())
+    }
+
+    fn say_blind(&self, whose: Verdict, two_way: bool) {
+        if let (Verdict::Blind(why), true) = (whose, two_way) {
+            (self.say)(&format!(
+                "QEMU does not wait for the far end, and says completed whatever becomes of it: {why}"
+            ));
+        }
     }
 
     fn take(&mut self, item: Part<'_>) -> ControlFlow<()> {

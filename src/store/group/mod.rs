@@ -127,7 +127,7 @@ pub enum GroupError {
     },
     /// The directory has the pages of another group.
     #[error(
-        "group {path} holds what another source has sent{}: take another name (--group), wait, or give it up with --end",
+        "group {path} holds what another source has sent{}: take another name (--group), wait, or give it up with --end-group",
         if *live > 0 { ", and that is under way" } else { ", less than ten minutes ago" }
     )]
     OtherMove {
@@ -160,7 +160,7 @@ pub enum GroupError {
     },
     /// The file system is full.
     #[error(
-        "group {path}: its file system is full: make room there, end groups that are over (--end), or take a directory with more room (--group /PATH)"
+        "group {path}: its file system is full: make room there, end groups that are over (--end-group), or take a directory with more room (--group /PATH)"
     )]
     Full {
         /// The directory.
@@ -171,7 +171,7 @@ pub enum GroupError {
     },
     /// The limit is reached.
     #[error(
-        "the pages kept for later references would take more than {limit} bytes: raise --group-max"
+        "the pages kept for later references would take more than {limit} bytes: raise --pool-max"
     )]
     Limit {
         /// In bytes.
@@ -179,7 +179,7 @@ pub enum GroupError {
     },
     /// No memory for the pages of a stream without a group.
     #[error(
-        "there is no memory for the pages that the stream wants kept: lower --group-max at the sender, or add memory"
+        "there is no memory for the pages that the stream wants kept: lower --pool-max, send with --filters zero,zstd, or add memory"
     )]
     NoMemory(#[source] io::Error),
     /// An earlier write to the log failed, so that the numbers of later pages would be wrong.
@@ -210,7 +210,7 @@ pub enum GroupError {
     },
     /// The page will not come any more.
     #[error(
-        "page {page} of stream {member} never arrived: that stream failed, or its group was received elsewhere; send this one again, and if that does not help end the group at the source (mig-send --group … --end)"
+        "page {page} of stream {member} never arrived: that stream failed, or its group was received elsewhere; send this one again, and if that does not help end the group at the source (mig-send --group … --end-group)"
     )]
     NeverArrived {
         /// Whose it is.
