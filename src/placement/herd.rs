@@ -3,13 +3,16 @@
 //! ```text
 //! DIR/pool        each distinct page once; slot n is at byte n × 4096
 //! DIR/NAME.map    the placement map of VM NAME
+//! DIR/NAME.qemu   what its VMM's migration stream had beside pages, if it came so
 //! DIR/journal     which sessions were committed, and which never will be
 //! DIR/lock        held by who writes
-//! DIR/.NAME.map.SESSION   a map that is on disk and not yet committed
+//! DIR/.NAME.map.SESSION    a map that is on disk and not yet committed
+//! DIR/.NAME.qemu.SESSION   the same of a state
 //! ```
 //!
-//! A session is committed by one line in the journal. Then its maps get their names; if that is
-//! interrupted, whoever opens the herd next goes on with it.
+//! A session is committed by one line in the journal. Then its states and its maps get their names, in
+//! this order, so that a VM that can be seen has its state; if that is interrupted, whoever opens the
+//! herd next goes on with it.
 
 use crate::base::target::is_name;
 use std::fmt;
@@ -21,15 +24,30 @@ pub const JOURNAL: &str = "journal";
 /// The lock.
 pub const LOCK: &str = "lock";
 const MAP: &str = ".map";
+const STATE: &str = ".qemu";
 
 /// The file of a VM's placement map.
 pub fn map_file(vm: &str) -> String {
     format!("{vm}{MAP}")
 }
 
+/// The file of what a VM's VMM said beside its pages.
+pub fn state_file(vm: &str) -> String {
+    format!("{vm}{STATE}")
+}
+
 /// The VM whose map a file of this name is.
 pub fn vm_of(file: &str) -> Option<&str> {
-    file.strip_suffix(MAP).filter(|name| is_name(name) && !name.starts_with('.'))
+    vm_with(file, MAP)
+}
+
+/// The VM whose state a file of this name is.
+pub fn vm_of_state(file: &str) -> Option<&str> {
+    vm_with(file, STATE)
+}
+
+fn vm_with<'a>(file: &'a str, ending: &str) -> Option<&'a str> {
+    file.strip_suffix(ending).filter(|name| is_name(name) && !name.starts_with('.'))
 }
 
 /// The file of a map that is not committed yet.
@@ -37,10 +55,24 @@ pub fn part_file(vm: &str, session: &str) -> String {
     format!(".{vm}{MAP}.{session}")
 }
 
-/// The VM and the session of a file of that kind.
+/// The file of a state that is not committed yet.
+pub fn state_part_file(vm: &str, session: &str) -> String {
+    format!(".{vm}{STATE}.{session}")
+}
+
+/// The VM and the session of a map that is not committed yet.
 pub fn part_of(file: &str) -> Option<(&str, &str)> {
-    let (map, session) = file.strip_prefix('.')?.rsplit_once('.')?;
-    Some((vm_of(map)?, session))
+    part_with(file, MAP)
+}
+
+/// The VM and the session of a state that is not committed yet.
+pub fn state_part_of(file: &str) -> Option<(&str, &str)> {
+    part_with(file, STATE)
+}
+
+fn part_with<'a>(file: &'a str, ending: &str) -> Option<(&'a str, &'a str)> {
+    let (file, session) = file.strip_prefix('.')?.rsplit_once('.')?;
+    Some((vm_with(file, ending)?, session))
 }
 
 /// How a session ended.
@@ -118,6 +150,11 @@ mod tests {
         assert_eq!(vm_of("pool"), None);
         assert_eq!(part_of(&part_file("a.b", "00ff")), Some(("a.b", "00ff")));
         assert_eq!(part_of("a.map.x"), None);
+        assert_eq!(vm_of_state(&state_file("web-1")), Some("web-1"));
+        let part = state_part_file("a.map", "00ff");
+        assert_eq!((state_part_of(&part), part_of(&part)), (Some(("a.map", "00ff")), None));
+        let part = part_file("a.qemu", "00ff");
+        assert_eq!((state_part_of(&part), part_of(&part)), (None, Some(("a.qemu", "00ff"))));
     }
 
     #[test]

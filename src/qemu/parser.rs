@@ -208,19 +208,21 @@ impl Parser {
             Continue(())
         })?;
         let rest = &rest[used..];
+        if let (State::Tail, Some((at, description))) = (self.state, tail::last_end(rest)) {
+            let _ = out(Item::Raw(&rest[..at]));
+            let _ = out(Item::Eof { description });
+            let _ = out(Item::Raw(&rest[at..=at]));
+            if description.is_some() {
+                let _ = out(Item::Raw(&rest[at + 1..]));
+            }
+            self.at += rest.len() as u64;
+            self.state = State::Done;
+            return Ok(if description.is_some() { End::Described } else { End::Bare });
+        }
         let inside = match self.state {
             State::Done => return Ok(End::Described),
             State::Opaque => return Ok(End::Unknown),
             State::Magic if self.at == 0 && rest.is_empty() => return Err(StreamError::Empty),
-            State::Tail if tail::is_bare_end(rest) => {
-                let (before, eof) = rest.split_at(rest.len() - 1);
-                let _ = out(Item::Raw(before));
-                let _ = out(Item::Eof { description: None });
-                let _ = out(Item::Raw(eof));
-                self.at += rest.len() as u64;
-                self.state = State::Done;
-                return Ok(End::Bare);
-            }
             State::Magic => "its first bytes",
             State::Configuration
             | State::Subsection

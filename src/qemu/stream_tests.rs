@@ -240,6 +240,17 @@ fn one_can_hold_between_the_end_of_the_state_and_the_byte_that_says_so() {
 }
 
 #[test]
+fn a_description_that_says_nothing_is_known_when_the_stream_is_over() {
+    let at = parse(PC_10).0.eof.unwrap().0;
+    let stream = [&PC_10[..=at], &NO_DESCRIPTION].concat();
+    for size in [1, 7, 4096] {
+        let (seen, _, end) = parse_by(&stream, || size, false);
+        assert_eq!((end, seen.eof), (Ok(End::Described), Some((at, Some(2)))));
+    }
+    assert!(parse(&[&stream[..], b" "].concat()).2.is_err());
+}
+
+#[test]
 fn it_is_the_same_in_pieces_of_any_size() {
     for stream in REAL {
         let whole = parse(stream);

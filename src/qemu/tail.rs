@@ -6,6 +6,8 @@
 //! bytes and more, which device state does not have by chance. A guest that writes it into the
 //! state of one of its devices makes us see the end too early, and harms its own move alone.
 
+use super::stream::NO_DESCRIPTION;
+
 /// How the JSON begins: in QEMU 7.2, and in 10.0.
 const BEGINNINGS: [&[u8]; 2] = [b"{\"page_size\": ", b"{\"configuration\": {\"vmsd_name\": "];
 /// Longest description that is believed, in bytes. Seen: 46 to 108 thousand.
@@ -50,6 +52,9 @@ fn looks_like_the_end(bytes: &[u8]) -> Option<Option<u32>> {
         return None;
     }
     let json = &bytes[HEAD..];
+    if bytes.len() <= 5 + 1 + NO_DESCRIPTION.len() && NO_DESCRIPTION.starts_with(&bytes[6..]) {
+        return Some(None); // too short to be sure of before the stream is over
+    }
     let mut open = false;
     for beginning in BEGINNINGS {
         if description as usize <= beginning.len() {
@@ -63,7 +68,12 @@ fn looks_like_the_end(bytes: &[u8]) -> Option<Option<u32>> {
     open.then_some(None)
 }
 
-/// A stream that ends with these bytes ends with a footer and the 00.
-pub(super) fn is_bare_end(rest: &[u8]) -> bool {
-    matches!(rest, [.., FOOTER, _, _, _, _, 0])
+/// Where the 00 stands in a stream that ends with these bytes, and how long the description behind it
+/// is: where there is none, or the one that says nothing ([`NO_DESCRIPTION`]).
+pub(super) fn last_end(rest: &[u8]) -> Option<(usize, Option<u32>)> {
+    let (rest, description) = match rest.strip_suffix(&NO_DESCRIPTION) {
+        Some(rest) => (rest, Some(2)),
+        None => (rest, None),
+    };
+    matches!(rest, [.., FOOTER, _, _, _, _, 0]).then(|| (rest.len() - 1, description))
 }

@@ -1,4 +1,5 @@
-//! A herd directory: one pool in which each distinct page stands once, and a placement map a VM.
+//! A herd directory: one pool in which each distinct page stands once, and a placement map a VM;
+//! beside it, of a VM that came as a VMM's stream, what that had beside pages.
 //!
 //! Everything is done relative to the directory's descriptor, so that a receiver that has given up
 //! the rest of the file system can still work. Space is asked for before it is used where the file
@@ -8,7 +9,8 @@
 use super::{Store, StoreError, Whole};
 use crate::base::{PAGE_SIZE, PageRange, Place};
 use crate::placement::herd::{
-    Entry, JOURNAL, LOCK, POOL, Verdict, map_file, parse_journal, part_file, part_of, vm_of,
+    Entry, JOURNAL, LOCK, POOL, Verdict, map_file, parse_journal, part_file, part_of, state_file,
+    state_part_file, state_part_of, vm_of, vm_of_state,
 };
 use crate::placement::map::{self, MapFile, MapHeader, MapRun, MapVm};
 use crate::sys::cache;
@@ -186,11 +188,19 @@ impl Store for Herd {
     }
 
     fn expect(&self, name: &str, _blocks: &[(String, u64)]) -> Result<(), StoreError> {
+        // held while names are given: a state whose map has no name yet is not taken for a leftover
+        let state = self.state();
         match open_in(&self.dir, &map_file(name), OFlag::O_RDONLY) {
-            Ok(_) => Err(StoreError::Exists(self.path.join(map_file(name)))),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(StoreError::io(self.path.join(map_file(name)), "looking for the map")(e)),
+            Ok(_) => return Err(StoreError::Exists(self.path.join(map_file(name)))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => {
+                return Err(StoreError::io(self.path.join(map_file(name)), "looking for the map")(
+                    e,
+                ));
+            }
         }
+        let failed = StoreError::io(&self.path, "giving up what is left of a VM of this name");
+        give_up_state(&self.dir, &state.entries, name).map_err(failed)
     }
 
     fn put(&self, _name: &str, _page: u64, slot: u64, bytes: &[u8]) -> Result<(), StoreError> {
@@ -204,6 +214,18 @@ impl Store for Herd {
         self.pool
             .read_exact_at(out, slot * PAGE_SIZE)
             .map_err(StoreError::io(self.path.join(POOL), "reading"))
+    }
+
+    fn takes_state(&self) -> bool {
+        true
+    }
+
+    fn attach(&self, session: &str, name: &str, state: &[u8]) -> Result<(), StoreError> {
+        let file = state_part_file(name, session);
+        let failed = || StoreError::io(self.path.join(&file), "writing the VMM's state");
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+        let mut part = open_in(&self.dir, &file, flags).map_err(failed())?;
+        part.write_all(state).and_then(|()| part.sync_all()).map_err(failed())
     }
 
     fn prepare(&self, session: &str, vms: &[Whole<'_>]) -> Result<(), StoreError> {
@@ -231,6 +253,8 @@ impl Store for Herd {
             }
         }
         for vm in vms {
+            name_state(&self.dir, vm, session)
+                .map_err(StoreError::io(self.path.join(state_file(vm)), "naming the state"))?;
             name_map(&self.dir, vm, session)
                 .map_err(StoreError::io(self.path.join(map_file(vm)), "naming the map"))?;
         }
@@ -242,8 +266,9 @@ impl Store for Herd {
             return; // maps that could not be named yet: who opens the herd next does it
         }
         for vm in vms {
-            let _ =
-                unlinkat(&self.dir, part_file(vm, session).as_str(), UnlinkatFlags::NoRemoveDir);
+            for part in [part_file(vm, session), state_part_file(vm, session)] {
+                let _ = unlinkat(&self.dir, part.as_str(), UnlinkatFlags::NoRemoveDir);
+            }
         }
     }
 
@@ -302,29 +327,78 @@ fn list(dir: &File) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Maps of committed sessions get their names; those of others go.
+/// What is committed gets its names, states before maps: a VM that can be seen has its state. What is
+/// not, goes, and with it states whose VM has left the herd.
 fn recover(dir: &File, entries: &[Entry]) -> io::Result<()> {
-    for file in list(dir)? {
-        let Some((vm, session)) = part_of(&file) else { continue };
-        match verdict(entries, session) {
-            Some(Verdict::Committed(vms)) if vms.iter().any(|name| name == vm) => {
-                name_map(dir, vm, session)?;
+    type Parts = fn(&str) -> Option<(&str, &str)>;
+    type Naming = fn(&File, &str, &str) -> io::Result<()>;
+    let kinds: [(Parts, Naming); 2] = [(state_part_of, name_state), (part_of, name_map)];
+    for (part_of, name) in kinds {
+        for file in list(dir)? {
+            match part_of(&file) {
+                Some((vm, session)) if has_committed(entries, session, vm) => {
+                    name(dir, vm, session)?;
+                }
+                Some(_) => unlinkat(dir, file.as_str(), UnlinkatFlags::NoRemoveDir)?,
+                None => {}
             }
-            _ => unlinkat(dir, file.as_str(), UnlinkatFlags::NoRemoveDir)?,
+        }
+    }
+    let names = list(dir)?;
+    for file in &names {
+        if vm_of_state(file).is_some_and(|vm| !names.contains(&map_file(vm))) {
+            unlinkat(dir, file.as_str(), UnlinkatFlags::NoRemoveDir)?;
         }
     }
     dir.sync_all()
 }
 
+/// Did this session bring this VM?
+fn has_committed(entries: &[Entry], session: &str, vm: &str) -> bool {
+    match verdict(entries, session) {
+        Some(Verdict::Committed(vms)) => vms.iter().any(|name| name == vm),
+        _ => false,
+    }
+}
+
+/// A VM of this name is to come, and there is no map of one: the state of one that has left the herd
+/// goes. One of whose session the map could not be named yet is there, whoever sees it or not.
+fn give_up_state(dir: &File, entries: &[Entry], vm: &str) -> io::Result<()> {
+    let comes = |file: &String| {
+        part_of(file).is_some_and(|(of, session)| of == vm && has_committed(entries, session, vm))
+    };
+    if list(dir)?.iter().any(comes) {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "one was committed and has no name yet: open the herd again",
+        ));
+    }
+    match unlinkat(dir, state_file(vm).as_str(), UnlinkatFlags::NoRemoveDir) {
+        Err(nix::errno::Errno::ENOENT) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
 /// Gives a prepared map its name; that it has it already is no error.
 fn name_map(dir: &File, vm: &str, session: &str) -> io::Result<()> {
-    let (part, map) = (part_file(vm, session), map_file(vm));
-    match renameat2(dir, part.as_str(), dir, map.as_str(), RenameFlags::RENAME_NOREPLACE) {
-        Err(nix::errno::Errno::ENOENT) if open_in(dir, &map, OFlag::O_RDONLY).is_ok() => Ok(()),
+    name_part(dir, &part_file(vm, session), &map_file(vm))
+}
+
+/// Gives a prepared state its name. Most VMs have none, and one may have its name already.
+fn name_state(dir: &File, vm: &str, session: &str) -> io::Result<()> {
+    let part = state_part_file(vm, session);
+    match open_in(dir, &part, OFlag::O_RDONLY) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+        Ok(_) => name_part(dir, &part, &state_file(vm)),
+    }
+}
+
+fn name_part(dir: &File, part: &str, name: &str) -> io::Result<()> {
+    match renameat2(dir, part, dir, name, RenameFlags::RENAME_NOREPLACE) {
+        Err(nix::errno::Errno::ENOENT) if open_in(dir, name, OFlag::O_RDONLY).is_ok() => Ok(()),
         // before Linux 6.? some network file systems do not know the flag; the lock is ours
-        Err(nix::errno::Errno::EINVAL) => {
-            Ok(nix::fcntl::renameat(dir, part.as_str(), dir, map.as_str())?)
-        }
+        Err(nix::errno::Errno::EINVAL) => Ok(nix::fcntl::renameat(dir, part, dir, name)?),
         other => Ok(other?),
     }
 }
@@ -430,85 +504,5 @@ fn write_map(vm: &Whole<'_>, templates: &[MapFile], out: &mut impl Write) -> io:
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::Places;
-
-    fn vm(places: &Places) -> Whole<'_> {
-        Whole { name: "a", blocks: &[], places }
-    }
-
-    fn keep(herd: &Herd, name: &str, session: &str, first: u64) {
-        herd.expect(name, &[]).unwrap();
-        herd.put(name, 0, first, &[7; 8192]).unwrap();
-        let blocks = [("x".to_owned(), 2), ("y".to_owned(), 2)];
-        let mut places = Places::new(4);
-        places.set(0, 1, Place::Zero);
-        places.set(1, 2, Place::Pool { page: first });
-        places.set(3, 1, Place::Unused);
-        herd.prepare(session, &[Whole { name, blocks: &blocks, ..vm(&places) }]).unwrap();
-    }
-
-    fn names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(dir)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn a_session_is_there_whole_or_not_at_all() {
-        for memory in ["/dev/shm", "/var/tmp"] {
-            let dir = tempfile::tempdir_in(memory).unwrap();
-            let path = dir.path().join("herd");
-            let herd = Herd::open(&path, Vec::new()).unwrap();
-            assert!(matches!(Herd::open(&path, Vec::new()), Err(StoreError::Busy(_))));
-            keep(&herd, "a", "01", 0);
-            keep(&herd, "b", "02", 5);
-            herd.publish("01", &["a"]).unwrap();
-            assert!(matches!(herd.expect("a", &[]), Err(StoreError::Exists(_))));
-            drop(herd); // b was prepared and never committed
-            let herd = Herd::open(&path, Vec::new()).unwrap();
-            assert_eq!(names(&path), ["a.map", "journal", "lock", "pool"]);
-            assert_eq!(herd.slots(), 2);
-            let maps = herd.maps().unwrap();
-            assert_eq!(maps[0].2.len(), 4, "a run ends with its block: {maps:?}");
-            assert_eq!(herd.resolve("01").unwrap(), Some(true));
-            assert_eq!(herd.resolve("02").unwrap(), Some(false));
-            keep(&herd, "b", "02", 2);
-            assert!(matches!(herd.publish("02", &["b"]), Err(StoreError::Resolved(_))));
-        }
-    }
-
-    #[test]
-    fn what_was_committed_is_brought_to_its_end() {
-        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-        let herd = Herd::open(dir.path(), Vec::new()).unwrap();
-        keep(&herd, "a", "01", 0);
-        keep(&herd, "b", "03", 2);
-        let entry = Entry { session: "01".into(), verdict: Verdict::Committed(vec!["a".into()]) };
-        herd.record(&mut herd.state(), entry).unwrap(); // and here the host goes down
-        std::mem::forget(herd.maps());
-        drop(herd);
-        let herd = Herd::open(dir.path(), Vec::new()).unwrap();
-        assert_eq!(names(dir.path()), ["a.map", "journal", "lock", "pool"]);
-        assert_eq!(herd.pool.metadata().unwrap().len(), 8192);
-    }
-
-    #[test]
-    fn a_damaged_map_stops_everything_and_loses_nothing() {
-        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-        let herd = Herd::open(dir.path(), Vec::new()).unwrap();
-        keep(&herd, "a", "01", 0);
-        herd.publish("01", &["a"]).unwrap();
-        drop(herd);
-        let map = dir.path().join("a.map");
-        let mut bytes = fs::read(&map).unwrap();
-        bytes[80] ^= 1;
-        fs::write(&map, bytes).unwrap();
-        assert!(matches!(Herd::open(dir.path(), Vec::new()), Err(StoreError::Damaged { .. })));
-        assert_eq!(fs::metadata(dir.path().join(POOL)).unwrap().len(), 8192);
-    }
-}
+#[path = "herd_tests.rs"]
+mod tests;

@@ -101,8 +101,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         false
     }
 
-    /// Keeps what a VMM's stream has beside the pages of this VM, as [`Self::prepare`] does: to be
-    /// called before it.
+    /// Keeps what a VMM's stream has beside the pages of this VM, as [`Self::prepare`] keeps memory:
+    /// to be called before that. It is published and forgotten with its VM.
     fn attach(&self, _session: &str, _name: &str, _state: &[u8]) -> Result<(), StoreError> {
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::answer::{Answer, Refusal};
 use super::decode::{Decoder, Taken};
 use super::header::{Direction, Header, VERSION, feature};
 use super::pages::{Base, Op, Pages};
-use super::record::{Native, Record, VmShape, tag};
+use super::record::{Native, PoolShape, Record, VmShape, tag};
 use super::{WireError, limits};
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -230,19 +230,42 @@ fn of_record(record: &Record<'_>) -> String {
         Record::Seal(seal) => hex(seal),
         Record::Abort(why) => format!("\"{why}\""),
         Record::Resolve(session) => format!("session {session}"),
-        Record::Native(Native::Bytes(bytes)) => format!("{} bytes as they are", bytes.len()),
-        Record::Native(Native::Named) => "the next page names its block".into(),
-        Record::Native(Native::Ready(_)) => "all but the start".into(),
-        Record::Pool(pool) if pool.id == [0; 16] => "this stream's own".into(),
-        Record::Pool(pool) => {
-            let others = pool.others.len();
-            format!("{}, member {}, refers to {others} others", hex(&pool.id), pool.member)
-        }
-        Record::Keep(true) => "pages that come from here on".into(),
-        Record::Keep(false) => "nothing more".into(),
+        Record::Native(native) => of_native(*native),
+        Record::Pool(pool) => of_pool(pool),
+        Record::Keep(true) => "pages that come as bytes from here on are kept".into(),
+        Record::Keep(false) => "pages that come from here on are not kept".into(),
         Record::Passed(tag::PAD) => String::new(),
         Record::Passed(tag) => format!("type {tag}, passed over"),
     }
+}
+
+fn of_native(native: Native<'_>) -> String {
+    match native {
+        Native::Bytes(bytes) => format!("{} of the VMM", count(bytes.len() as u64, "byte")),
+        Native::Named => "the next page names its block once more".into(),
+        Native::Ready(idle) => {
+            let idle = count(idle.len() as u64, "byte");
+            format!("ready: what follows starts the guest; {idle} that the VMM passes over")
+        }
+    }
+}
+
+fn of_pool(pool: &PoolShape) -> String {
+    if pool.is_own() {
+        return "this stream's own".into();
+    }
+    let mut text = format!("group {}, this is member {}", hex(&pool.id), pool.member);
+    for (i, (member, pages)) in pool.others.iter().take(SHOWN).enumerate() {
+        let before = if i == 0 { "; has of" } else { "," };
+        let _ = write!(text, "{before} member {member} {}", count(*pages, "page"));
+    }
+    more(&mut text, pool.others.len(), "members");
+    text
+}
+
+/// `1 page`, `2 pages`.
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn of_vm(vm: &VmShape) -> String {
@@ -276,7 +299,7 @@ fn of_pages(pages: &Pages<'_>) -> String {
             Op::Bytes => "bytes".to_owned(),
             Op::More => "packed above".to_owned(),
             Op::Skip => "not here".to_owned(),
-            Op::Pool { member, page } => format!("pool of member {member} {}", run(page, op.pages)),
+            Op::Pool { member, page } => format!("kept {} of member {member}", run(page, op.pages)),
             Op::Same { vm, page } => format!("same as vm {vm} {}", run(page, op.pages)),
             Op::Template { template, page } => {
                 format!("template {template} {}", run(page, op.pages))
@@ -384,12 +407,21 @@ mod tests {
             op(1, Op::Template { template: 0, page: 4 }),
             op(2, packed(2, Packing::Xor, Some(Base::Template { template: 0, page: 1 }))),
             op(1, packed(1, Packing::Xor, Some(Base::Earlier))),
+            op(2, Op::Skip),
+            op(3, Op::Pool { member: 1, page: 7 }),
         ];
         let pages = Pages { vm: 0, page: 0, ops, payload: b"abcdefghi" };
         for record in [
             Record::Vm(vm),
             Record::Template(template),
+            Record::Pool(PoolShape { id: [0; 16], member: 0, others: Vec::new() }),
+            Record::Pool(PoolShape { id: [9; 16], member: 2, others: vec![(0, 1), (3, 5)] }),
             Record::Begin,
+            Record::Native(Native::Bytes(b"\x1b[2J")),
+            Record::Native(Native::Named),
+            Record::Native(Native::Ready(b"i")),
+            Record::Keep(true),
+            Record::Keep(false),
             Record::Pages(pages),
             Record::Round(1),
             Record::End { vm: 0, digest: [1; 16] },
@@ -407,21 +439,28 @@ mod tests {
     fn every_record_is_said_in_words() {
         let bytes = stream();
         let (end, text) = text(&bytes);
-        assert_eq!(end, Explained::Whole { frames: 10, bytes: bytes.len() as u64 });
+        assert_eq!(end, Explained::Whole { frames: 17, bytes: bytes.len() as u64 });
         for words in [
-            "features answers,rounds,foreign,templates,exec, hash with a key, session 0707",
+            "features answers,rounds,foreign,templates,exec,vmm, hash with a key, session 0707",
             "web, 10 pages: ram 9 rom 1",
             "base.img, 5 pages, BLAKE3 abab",
             "vm 0: 0-1 zero | 2 zstd in 3 bytes with 1 pages below | 3 unused | 4 packed above | \
              5 same as vm 0 2 | 6 template 0 4 | 7-8 xor in 3 bytes to template 0 1-2 | \
-             9 xor in 3 bytes to what they held before",
+             9 xor in 3 bytes to what they held before | 10-11 not here | 12-14 kept 7-9 of member 1",
+            "pool             18 ok    this stream's own",
+            "0909, this is member 2; has of member 0 1 page, member 3 5 pages",
+            "4 bytes of the VMM",
+            "names its block once more",
+            "ready: what follows starts the guest; 1 byte that the VMM passes over",
+            "from here on are kept",
+            "from here on are not kept",
             "vm 0, digest 0101",
             "type 200, passed over",
             "\"a?[2Jb?\"",
         ] {
             assert!(text.contains(words), "{words} in\n{text}");
         }
-        assert_eq!(text.lines().count(), 12);
+        assert_eq!(text.lines().count(), 19);
         assert!(text.lines().all(|line| line.trim_end() == line && !line.contains('\x1b')));
     }
 

@@ -136,6 +136,13 @@ pub struct PoolShape {
     pub others: Vec<(u32, u64)>,
 }
 
+impl PoolShape {
+    /// Is it this stream's own, of which no other knows?
+    pub fn is_own(&self) -> bool {
+        self.id == [0; 16]
+    }
+}
+
 impl<'a> Record<'a> {
     /// Its number.
     pub const fn tag(&self) -> u8 {
@@ -311,13 +318,14 @@ fn read_pool(r: &mut Reader<'_>) -> Result<PoolShape, WireError> {
     };
     let mut pool = PoolShape { id: r.bytes("pool")?, member: member(r)?, others: Vec::new() };
     let others = varint(r, "members of a pool")?;
-    if others > MAX_MEMBERS {
+    if others >= MAX_MEMBERS {
         return Err(wrong());
     }
     for _ in 0..others {
-        let one = (member(r)?, varint(r, "pages of a member")?);
-        if one.1 > MAX_PAGES {
-            return Err(wrong());
+        let one = (member(r)?, count(r, "pages of a member")?);
+        let follows = pool.others.last().is_none_or(|last| last.0 < one.0);
+        if !follows || one.0 == pool.member {
+            return Err(WireError::Wrong("the members of a pool are not others in order"));
         }
         pool.others.push(one);
     }

@@ -16,6 +16,7 @@ mod reuse;
 mod several;
 mod sources;
 mod trips;
+mod vmm;
 
 use pageherd::base::digest::{Hashing, of_memory};
 use pageherd::base::fact::Fact;

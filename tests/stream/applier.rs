@@ -2,18 +2,19 @@
 //! receiver does with a stream, without files and threads. Faults can be planted in it, to see
 //! whether the fuzzer finds them.
 
-use crate::given::{Feed, Given, Memories, Outcome, PAGE, Refused, unfill};
+use crate::given::{Feed, Given, Memories, Outcome, PAGE, Refused, state_of, unfill};
 use pageherd::base::digest::{Hashing, MemoryDigest, PageHash, is_zero};
 use pageherd::base::{PAGE_SIZE, Place};
 use pageherd::filter::codec::Codec;
 use pageherd::filter::{lz4::Lz4, xor::Xor, zstd::Zstd};
+use pageherd::migrate::seal::NativeSeal;
 use pageherd::placement::ledger::{Ledger, LedgerError, Readiness, VmId};
 use pageherd::wire::WireError;
 use pageherd::wire::decode::{Decoder, Taken};
 use pageherd::wire::header::{HEADER, Header, feature};
 use pageherd::wire::limits::{MAX_TEMPLATES, MAX_VMS};
 use pageherd::wire::pages::{Base, Op, Packing, PageOp, Pages};
-use pageherd::wire::record::{Record, TemplateShape, VmShape};
+use pageherd::wire::record::{Native, Record, TemplateShape, VmShape};
 
 /// Faults that can be planted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,10 +45,20 @@ pub(crate) enum Fault {
     Payload,
     /// A template's pages are taken from one page before.
     Template,
+    /// A pool's pages are taken from one page before.
+    Pool,
+    /// All pages are kept.
+    Keep,
+    /// Pages of zeros that come as bytes are not kept.
+    KeptZero,
+    /// Pages come after the VMM is ready.
+    Ready,
+    /// What a VMM says beside pages is not sealed.
+    Native,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Twice,
         Self::Itself,
         Self::Unpacking,
@@ -61,6 +72,11 @@ impl Fault {
         Self::ZeroBytes,
         Self::Payload,
         Self::Template,
+        Self::Pool,
+        Self::Keep,
+        Self::KeptZero,
+        Self::Ready,
+        Self::Native,
     ];
 }
 
@@ -126,6 +142,18 @@ struct Stream {
     round: u32,
     records: u32,
     pending: Vec<u8>,
+    vmm: Vmm,
+}
+
+/// What a VMM's stream has said, and of its pool where each page is.
+#[derive(Default)]
+struct Vmm {
+    pool: bool,
+    keeps: bool,
+    kept: Vec<Place>,
+    ready: bool,
+    state: Vec<u8>,
+    seal: NativeSeal,
 }
 
 /// A receiver over a ledger.
@@ -138,6 +166,7 @@ pub(crate) struct Applier<'a> {
     pending: Vec<(usize, VmId, [u8; 16])>,
     fault: Option<Fault>,
     own: Vec<VmId>,
+    states: Memories,
     /// So many records are taken, and no more.
     most: u32,
     /// VMs of the last stream, with their pages and the digest of what has been applied.
@@ -186,6 +215,7 @@ impl<'a> Applier<'a> {
             pending: Vec::new(),
             fault,
             own: Vec::new(),
+            states: Vec::new(),
             most: u32::MAX,
             applied: Vec::new(),
         }
@@ -200,6 +230,7 @@ impl<'a> Applier<'a> {
         let own = self.own.iter();
         let mut all: Memories =
             own.map(|&id| (self.ledger.name(id).to_owned(), self.memory(id))).collect();
+        all.append(&mut self.states);
         all.sort();
         Ok(all)
     }
@@ -278,8 +309,12 @@ impl<'a> Applier<'a> {
             round: 0,
             records: 0,
             pending: Vec::new(),
+            vmm: Vmm::default(),
         };
         let result = self.bytes(&mut stream, number, bytes, feed);
+        if let (true, [own]) = (announces(&stream, feature::VMM), stream.own.as_slice()) {
+            self.states.push((state_of(&own.shape.name), std::mem::take(&mut stream.vmm.state)));
+        }
         let own = stream.own.iter().filter(|own| !own.shape.foreign);
         let applied = own
             .clone()
@@ -374,8 +409,25 @@ impl<'a> Applier<'a> {
                 stream.templates.push((u32::try_from(ours.ok_or("template")?).unwrap(), shape));
                 Ok(())
             }
-            Record::Native(_) | Record::Pool(_) | Record::Keep(_) => {
-                self.needs(stream, feature::VMM)
+            Record::Native(part) => {
+                turn(Phase::Open)?;
+                self.native(stream, part)
+            }
+            Record::Pool(shape) => {
+                turn(Phase::Declaring)?;
+                self.needs(stream, feature::VMM)?;
+                let alone = !shape.is_own() || shape.member == 0 && shape.others.is_empty();
+                if std::mem::replace(&mut stream.vmm.pool, true) || stream.own.is_empty() || !alone
+                {
+                    return Err("wrong");
+                }
+                if shape.is_own() { Ok(()) } else { Err("group") }
+            }
+            Record::Keep(keeps) => {
+                turn(Phase::Open)?;
+                self.needs(stream, feature::VMM)?;
+                stream.vmm.keeps = keeps;
+                if stream.vmm.pool && !stream.vmm.ready { Ok(()) } else { Err("wrong") }
             }
             Record::Begin => {
                 turn(Phase::Declaring)?;
@@ -392,7 +444,8 @@ impl<'a> Applier<'a> {
             Record::Round(round) => {
                 turn(Phase::Open)?;
                 self.needs(stream, feature::ROUNDS)?;
-                if round != stream.round + 1 && !self.has(Fault::Round) {
+                let follows = round == stream.round + 1 || self.has(Fault::Round);
+                if announces(stream, feature::VMM) || !follows {
                     return Err("wrong");
                 }
                 stream.round = round;
@@ -404,8 +457,9 @@ impl<'a> Applier<'a> {
             }
             Record::End { vm, digest } => {
                 turn(Phase::Open)?;
+                let early = announces(stream, feature::VMM) && !stream.vmm.ready;
                 let own = stream.own.get_mut(vm as usize).filter(|own| !own.shape.foreign);
-                let own = own.filter(|own| own.ended.is_none()).ok_or("wrong")?;
+                let own = own.filter(|own| own.ended.is_none() && !early).ok_or("wrong")?;
                 let id = own.id;
                 own.ended = Some(digest);
                 if !self.whole(id, digest, false)? {
@@ -443,7 +497,28 @@ impl<'a> Applier<'a> {
         }
     }
 
+    fn native(&self, stream: &mut Stream, part: Native<'_>) -> Result<(), Kind> {
+        self.needs(stream, feature::VMM)?;
+        let ended = stream.own.iter().any(|own| own.ended.is_some());
+        if ended || stream.vmm.ready && !matches!(part, Native::Bytes(_)) {
+            return Err("wrong");
+        }
+        if !self.has(Fault::Native) {
+            stream.vmm.seal.add(&self.hashing, part);
+        }
+        match part {
+            Native::Bytes(bytes) => stream.vmm.state.extend(bytes),
+            Native::Ready(_) => stream.vmm.ready = true,
+            Native::Named => {}
+        }
+        Ok(())
+    }
+
     fn declare(&mut self, stream: &mut Stream, shape: VmShape) -> Result<(), Kind> {
+        let is_vmm = announces(stream, feature::VMM);
+        if is_vmm && (shape.foreign || !stream.own.is_empty()) {
+            return Err("wrong");
+        }
         let names = || stream.own.iter().map(|own| &own.shape.name);
         if stream.own.len() as u64 >= MAX_VMS || names().any(|name| *name == shape.name) {
             return Err("wrong");
@@ -455,6 +530,9 @@ impl<'a> Applier<'a> {
             self.ledger.declare(&shape.name, &shape.blocks)
         };
         let id = id.map_err(|e| kind_of_ledger(&e))?;
+        if is_vmm {
+            self.ledger.comes_as_it_likes(id);
+        }
         stream.own.push(Own { id, shape, ended: None });
         Ok(())
     }
@@ -480,16 +558,30 @@ impl<'a> Applier<'a> {
             all.extend(template.pages.to_le_bytes());
             all.extend(template.digest);
         }
+        if announces(stream, feature::VMM) {
+            all.extend(stream.vmm.seal.0);
+        }
         self.hashing.seal(&all)
     }
 
-    fn pages(&mut self, stream: &Stream, pages: &Pages<'_>) -> Result<(), Kind> {
+    fn pages(&mut self, stream: &mut Stream, pages: &Pages<'_>) -> Result<(), Kind> {
         let own = stream.own.get(pages.vm as usize).filter(|own| !own.shape.foreign);
         let own = own.ok_or("wrong")?;
         if own.ended.is_some() && !self.has(Fault::Ended) {
             return Err("wrong");
         }
         let id = own.id;
+        let is_vmm = announces(stream, feature::VMM);
+        let fits = |op: &PageOp| match op.op {
+            Op::Pool { .. } => is_vmm && stream.vmm.pool,
+            Op::Skip => is_vmm,
+            Op::Same { .. } | Op::Unused => !is_vmm,
+            Op::Packed { base: Some(Base::Earlier), .. } => !is_vmm,
+            _ => true,
+        };
+        if !pages.ops.iter().all(fits) || stream.vmm.ready && !self.has(Fault::Ready) {
+            return Err("wrong");
+        }
         let unpacked = self.unpack(stream, id, pages)?;
         let all: u64 = pages.ops.iter().map(|op| op.pages).sum();
         match self.ledger.arrive(id, pages.page, all) {
@@ -512,7 +604,7 @@ impl<'a> Applier<'a> {
 
     fn operation(
         &mut self,
-        stream: &Stream,
+        stream: &mut Stream,
         id: VmId,
         page: u64,
         op: &PageOp,
@@ -536,14 +628,23 @@ impl<'a> Applier<'a> {
                 }
                 self.ledger.same(id, page, pages, (other.id, of), other.shape.foreign)
             }
-            Op::Pool { .. } | Op::Skip => return Err("wrong"),
+            Op::Skip => Ok(()),
+            Op::Pool { member, page: of } => {
+                let of = if self.has(Fault::Pool) { of.saturating_sub(1) } else { of };
+                for i in 0..pages {
+                    let at = usize::try_from(of + i).unwrap();
+                    let place = stream.vmm.kept.get(at).filter(|_| member == 0);
+                    let _ = self.ledger.settle(id, page + i, 1, *place.ok_or("wrong")?);
+                }
+                Ok(())
+            }
             Op::Bytes => {
-                self.land(id, page, payload);
+                self.land(id, page, payload, &mut stream.vmm);
                 Ok(())
             }
             Op::Packed { .. } | Op::More => {
                 let (bytes, after) = unpacked.split_at(usize::try_from(pages).unwrap() * PAGE);
-                self.land(id, page, bytes);
+                self.land(id, page, bytes, &mut stream.vmm);
                 *unpacked = after;
                 Ok(())
             }
@@ -551,14 +652,20 @@ impl<'a> Applier<'a> {
         done.map_err(|e| kind_of_ledger(&e))
     }
 
-    fn land(&mut self, id: VmId, first: u64, bytes: &[u8]) {
+    fn land(&mut self, id: VmId, first: u64, bytes: &[u8], vmm: &mut Vmm) {
         for (page, bytes) in (first..).zip(bytes.chunks(PAGE)) {
             if is_zero(bytes) && !self.has(Fault::ZeroBytes) {
                 let _ = self.ledger.settle(id, page, 1, Place::Zero);
+                if vmm.keeps && !self.has(Fault::KeptZero) {
+                    vmm.kept.push(Place::Zero);
+                }
                 continue;
             }
             let slot = self.ledger.slots(1);
             self.pool.extend(bytes);
+            if vmm.keeps || self.has(Fault::Keep) {
+                vmm.kept.push(Place::Pool { page: slot });
+            }
             let hash: PageHash = self.hashing.page(bytes);
             self.ledger.landed(id, page, slot, &[hash]);
         }

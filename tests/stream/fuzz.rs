@@ -11,7 +11,7 @@ use crate::receiver::Receiver;
 use crate::refdecoder::{World, decode};
 use crate::script::{Script, number, pack};
 use crate::vecfile::{Vector, folder, hex, read_all};
-use crate::vectors::LACKING;
+use crate::vectors::{LACKING, is_vmm};
 use pageherd::wire::pages::{Base, Op, Packing, PageOp, write_head};
 use std::collections::BTreeMap;
 use std::fs;
@@ -154,7 +154,7 @@ fn fields(tag: u8, body: &[u8]) -> Vec<(usize, usize)> {
                     number(&mut at, None)?;
                     let packing = usize::from((6..=8).contains(&kind));
                     let rest = match kind {
-                        4..=6 => 2,
+                        4..=6 | 10 => 2,
                         7 => 3,
                         8 => 1,
                         _ => 0,
@@ -168,6 +168,15 @@ fn fields(tag: u8, body: &[u8]) -> Vec<(usize, usize)> {
                 }
             }
             5 | 6 | 9 => drop(number(&mut at, None)?),
+            11 | 13 => drop(number(&mut at, Some(1))?),
+            12 => {
+                number(&mut at, Some(16))?;
+                number(&mut at, None)?;
+                for _ in 0..number(&mut at, None)?.min(20) {
+                    number(&mut at, None)?;
+                    number(&mut at, None)?;
+                }
+            }
             _ => {}
         }
         Some(())
@@ -183,6 +192,8 @@ struct Spot {
     /// The most pages that it may be about.
     most: u64,
     round: bool,
+    /// In a VMM's stream.
+    vmm: bool,
 }
 
 /// A record of pages as a sender could write it, mostly.
@@ -199,8 +210,11 @@ fn random_pages(rng: &mut Rng, given: &Given, spot: &Spot) -> (Part, u64) {
         let content: Vec<u8> = (0..pages).map(|_| rng.one_of(&fills)).collect();
         let content = memory(&content);
         let wild = rng.below(16) == 0;
-        let op = match rng.below(10) {
+        let op = match rng.below(if spot.vmm { 16 } else { 10 }) {
             0 => Op::Zero,
+            10..=12 => Op::Pool { member: u32::from(wild), page: rng.below(6) },
+            13..=15 => Op::Skip,
+            1 | 5 | 6 if spot.vmm && !wild => Op::Skip,
             1 => Op::Unused,
             2..=4 => {
                 payload.extend(&content);
@@ -234,7 +248,7 @@ fn random_pages(rng: &mut Rng, given: &Given, spot: &Spot) -> (Part, u64) {
                 continue;
             }
             _ => {
-                let earlier = spot.round && rng.below(2) == 0;
+                let earlier = spot.round && (!spot.vmm || wild) && rng.below(2) == 0;
                 let base =
                     if earlier { Base::Earlier } else { Base::Template { template: 0, page: 0 } };
                 let with = rng.one_of(&[Packing::Xor, Packing::Zstd]);
@@ -265,7 +279,8 @@ fn random_pages(rng: &mut Rng, given: &Given, spot: &Spot) -> (Part, u64) {
 /// Any record of pages, about small numbers.
 fn any_pages(rng: &mut Rng, given: &Given) -> Part {
     let vm = u32::try_from(rng.below(2)).unwrap();
-    let spot = Spot { vm, page: rng.below(4), most: 4, round: rng.below(2) == 0 };
+    let round = rng.below(2) == 0;
+    let spot = Spot { vm, page: rng.below(4), most: 4, round, vmm: rng.below(4) == 0 };
     random_pages(rng, given, &spot).0
 }
 
@@ -280,13 +295,52 @@ fn bare() -> Golden {
     Golden { name, given, streams, own: 0, outcome, open_end: false }
 }
 
+/// A VMM's stream without pages: those are put in at random, and what stands between them.
+fn bare_vmm() -> Golden {
+    let given =
+        Given { templates: vec![vec![0x41, 0, 0x42, 0x43]], exec: true, ..Given::default() };
+    let mut s = Script::new(given.clone(), 0b11_1010);
+    s.vm("a", 6).template(0).pool(0, 0, &[]).begin().ready().end(0, &[]).seal();
+    let outcome = Err(Refused { kind: "digest", stream: 0, record: None });
+    let (name, streams) = ("bare_vmm".to_owned(), vec![s.bytes()]);
+    Golden { name, given, streams, own: 0, outcome, open_end: false }
+}
+
+/// A part of a VMM's stream, or whether pages are kept.
+fn part(rng: &mut Rng) -> Part {
+    let (tag, body) = match rng.below(6) {
+        0 | 1 => (11, [&[1], b"words".as_slice()].concat()),
+        2 => (11, vec![2]),
+        3 => (13, vec![0]),
+        _ => (13, vec![1]),
+    };
+    Part { tag, flags: [0; 3], body }
+}
+
+fn fill_in_vmm(rng: &mut Rng, parts: &mut Parts, given: &Given) {
+    let mut all = Vec::new();
+    for _ in 0..2 + rng.below(6) {
+        if rng.below(3) == 0 {
+            all.push(part(rng));
+        }
+        let page = rng.below(6);
+        let spot = Spot { vm: 0, page, most: 6 - page, round: true, vmm: true };
+        all.push(random_pages(rng, given, &spot).0);
+    }
+    let begin = parts.frames.iter().position(|part| part.tag == 3).unwrap();
+    parts.frames.splice(begin + 1..begin + 1, all);
+}
+
 fn fill_in(rng: &mut Rng, parts: &mut Parts, given: &Given) {
     let mut all = Vec::new();
     for (vm, pages) in [(0, 5), (1, 4)] {
         let mut page = 0;
         while page < pages {
-            let (part, next) =
-                random_pages(rng, given, &Spot { vm, page, most: pages - page, round: false });
+            let (part, next) = random_pages(
+                rng,
+                given,
+                &Spot { vm, page, most: pages - page, round: false, vmm: false },
+            );
             all.push(part);
             page = next;
         }
@@ -297,7 +351,12 @@ fn fill_in(rng: &mut Rng, parts: &mut Parts, given: &Given) {
             let page = rng.below(pages + 1);
             if page < pages {
                 all.push(
-                    random_pages(rng, given, &Spot { vm, page, most: pages - page, round: true }).0,
+                    random_pages(
+                        rng,
+                        given,
+                        &Spot { vm, page, most: pages - page, round: true, vmm: false },
+                    )
+                    .0,
                 );
             }
         }
@@ -360,7 +419,15 @@ fn change(rng: &mut Rng, parts: &mut Parts, given: &Given, others: &[Golden]) {
             }
         }
         13 => {
-            // a round, or the end of a round
+            // a round, or the end of a round; in a VMM's stream mostly what that has there
+            if parts.header[12] & 32 != 0 && rng.below(4) > 0 {
+                let mut part = part(rng);
+                if rng.below(4) == 0 {
+                    part = Part { tag: 11, flags: [0; 3], body: vec![3] };
+                }
+                parts.frames.insert(at, part);
+                return;
+            }
             let body = number(1 + rng.below(3));
             parts.frames.insert(at, Part { tag: 5, flags: [0; 3], body });
         }
@@ -401,13 +468,20 @@ fn repair(golden: &Golden, parts: &mut Parts) -> (Vec<u8>, Outcome) {
 
 /// A stream made of a number, and what the reference decoder says.
 fn make(rng: &mut Rng, goldens: &[Golden]) -> (usize, Vec<u8>, Outcome) {
-    // the last one, of which there are many, as often as all others
-    let which = rng.index(2 * goldens.len()).min(goldens.len() - 1);
+    // the last two, of which there are many, as often as all others
+    let which = match rng.index(2 * goldens.len()) {
+        which if which < goldens.len() => which,
+        which => goldens.len() - 1 - which % 2,
+    };
     let golden = &goldens[which];
     let mut parts = Parts::of(&golden.streams[golden.own]);
     let mut changes = 1 + rng.below(3);
-    if golden.name == "bare" {
-        fill_in(rng, &mut parts, &golden.given);
+    match golden.name.as_str() {
+        "bare" => fill_in(rng, &mut parts, &golden.given),
+        "bare_vmm" => fill_in_vmm(rng, &mut parts, &golden.given),
+        _ => {}
+    }
+    if golden.name.starts_with("bare") {
         changes = rng.below(3);
     }
     (0..changes).for_each(|_| change(rng, &mut parts, &golden.given, goldens));
@@ -437,6 +511,7 @@ fn small() -> Vec<Golden> {
     };
     all.retain(|golden| golden.name != "ok_donor" && few(golden));
     all.push(bare());
+    all.push(bare_vmm());
     all
 }
 
@@ -475,6 +550,16 @@ fn the_readers_agree_on_streams_that_nobody_thought_of() {
             assert!(
                 same,
                 "run {seed:#x} of {}: the reference says {outcome:?}, the receiver {theirs:?}\n{}",
+                golden.name,
+                hex(&bytes)
+            );
+        }
+        // a VMM remembers no sessions
+        if golden.streams.len() == 1 && is_vmm(&bytes) && !asks {
+            let relayed = receivers[which].relay(&bytes, Feed::Whole);
+            assert!(
+                outcome.is_ok() == relayed.is_ok(),
+                "run {seed:#x} of {}: the reference says {outcome:?}, for a VMM {relayed:?}\n{}",
                 golden.name,
                 hex(&bytes)
             );

@@ -54,6 +54,15 @@ pub(crate) struct Refused {
     pub record: Option<u32>,
 }
 
+/// What is kept of a VMM's stream beside the pages of its VM: it stands among the memories under this
+/// name.
+pub(crate) fn state_of(vm: &str) -> String {
+    format!("{vm}{STATE}")
+}
+
+/// The ending of such a name.
+pub(crate) const STATE: &str = ".qemu";
+
 /// VMs in the order of their names, with their memories.
 pub(crate) type Memories = Vec<(String, Vec<u8>)>;
 

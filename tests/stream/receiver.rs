@@ -1,16 +1,18 @@
 //! The receiver itself, with a store in memory.
 
 use crate::applier::{kind_of_ledger, kind_of_wire};
-use crate::given::{Feed, Given, Memories, Outcome, PAGE, Refused, unfill};
+use crate::given::{Feed, Given, Memories, Outcome, PAGE, Refused, state_of, unfill};
 use pageherd::base::digest::Hashing;
 use pageherd::base::{Place, Places};
 use pageherd::filter::codec::{Codec, CodecError};
 use pageherd::migrate::codecs::Codecs;
-use pageherd::migrate::receive::{Ends, ReceiveError, Site, receive};
+use pageherd::migrate::receive::{Ends, ReceiveError, Site, Vmm, VmmPlace, receive};
 use pageherd::migrate::templates::{KnownTemplate, TemplateFile};
+use pageherd::sink::vmm::VmmSink;
+use pageherd::store::discard::Discard;
 use pageherd::store::{Store, StoreError, Whole};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -38,7 +40,9 @@ impl Codec for Fill {
 struct Kept {
     pool: Vec<u8>,
     prepared: HashMap<(String, String), Places>,
+    states: HashMap<(String, String), Vec<u8>>,
     visible: BTreeMap<String, Places>,
+    visible_states: Memories,
     verdicts: HashMap<String, bool>,
     reserved: HashSet<String>,
 }
@@ -76,6 +80,15 @@ impl Store for Memory {
         Ok(())
     }
 
+    fn takes_state(&self) -> bool {
+        true
+    }
+
+    fn attach(&self, session: &str, name: &str, state: &[u8]) -> Result<(), StoreError> {
+        self.kept().states.insert((session.to_owned(), name.to_owned()), state.to_vec());
+        Ok(())
+    }
+
     fn prepare(&self, session: &str, vms: &[Whole<'_>]) -> Result<(), StoreError> {
         for vm in vms {
             let key = (session.to_owned(), vm.name.to_owned());
@@ -88,8 +101,12 @@ impl Store for Memory {
         let mut kept = self.kept();
         kept.verdicts.insert(session.to_owned(), true);
         for vm in vms {
-            let places = kept.prepared.remove(&(session.to_owned(), (*vm).to_owned())).unwrap();
+            let key = (session.to_owned(), (*vm).to_owned());
+            let places = kept.prepared.remove(&key).unwrap();
             kept.visible.insert((*vm).to_owned(), places);
+            if let Some(state) = kept.states.remove(&key) {
+                kept.visible_states.push((state_of(vm), state));
+            }
         }
         Ok(())
     }
@@ -97,7 +114,9 @@ impl Store for Memory {
     fn forget(&self, session: &str, vms: &[&str]) {
         let mut kept = self.kept();
         for vm in vms {
-            kept.prepared.remove(&(session.to_owned(), (*vm).to_owned()));
+            let key = (session.to_owned(), (*vm).to_owned());
+            kept.prepared.remove(&key);
+            kept.states.remove(&key);
             kept.reserved.remove(*vm);
         }
     }
@@ -145,8 +164,7 @@ impl Receiver {
         Self { given: given.clone(), hashing, templates, _files: files }
     }
 
-    /// Takes streams one after another; where `together`, at the same time.
-    pub(crate) fn take(&self, streams: &[&[u8]], feed: Feed, together: bool) -> Outcome {
+    fn site(&self) -> (Site, Memory) {
         let memory = Memory::default();
         let exec: Option<Box<dyn Codec>> =
             if self.given.exec { Some(Box::new(Fill)) } else { None };
@@ -155,6 +173,12 @@ impl Receiver {
         let mut site = Site::new(store, self.templates.clone(), codecs, self.hashing.clone(), max);
         site.wait = Duration::from_secs(20);
         site.verify = true;
+        (site, memory)
+    }
+
+    /// Takes streams one after another; where `together`, at the same time.
+    pub(crate) fn take(&self, streams: &[&[u8]], feed: Feed, together: bool) -> Outcome {
+        let (site, memory) = self.site();
         site.desk.expect(streams.len());
         let one = |bytes: &[u8]| {
             let mut answers: Vec<u8> = Vec::new();
@@ -181,14 +205,38 @@ impl Receiver {
             // nothing of it is left: the store shows what other streams brought, and no more
             let others = results.iter().filter(|result| result.is_ok()).count();
             assert!(
-                kept.prepared.is_empty() && (others > 0 || kept.visible.is_empty()),
+                kept.prepared.is_empty()
+                    && kept.states.is_empty()
+                    && (others > 0 || kept.visible.is_empty()),
                 "{refused:?}"
             );
             return Err(refused);
         }
         let memories =
             kept.visible.iter().map(|(name, places)| (name.clone(), self.bytes(&kept, places)));
-        Ok(memories.collect::<Memories>())
+        let mut memories: Memories = memories.collect();
+        memories.extend(kept.visible_states.iter().cloned());
+        memories.sort();
+        Ok(memories)
+    }
+
+    /// Takes a VMM's stream as a VMM would be given it: what it gets, or why not.
+    pub(crate) fn relay(&self, bytes: &[u8], feed: Feed) -> Result<Vec<u8>, &'static str> {
+        let (mut site, _) = self.site();
+        site.store = Box::new(Discard);
+        let mut vmm = tempfile::tempfile_in("/dev/shm").unwrap();
+        let out = vmm.try_clone().unwrap().into();
+        let sink = VmmSink::new(out, Duration::from_secs(5)).unwrap();
+        let (group, mapped, name) = (None, None, None);
+        site.vmm = Some(VmmPlace::new(Vmm { sink, group, pool_limit: 1 << 30, mapped, name }));
+        let mut answers: Vec<u8> = Vec::new();
+        let input = Pieces(feed.each(bytes), &[]);
+        let ends = Ends { input, answers: Some(&mut answers), strict: true };
+        receive(&site, ends, &|_| {}).map_err(|error| kind(&error))?;
+        let mut all = Vec::new();
+        vmm.seek(SeekFrom::Start(0)).unwrap();
+        vmm.read_to_end(&mut all).unwrap();
+        Ok(all)
     }
 
     fn bytes(&self, kept: &Kept, places: &Places) -> Vec<u8> {
@@ -219,6 +267,7 @@ fn kind(error: &ReceiveError) -> &'static str {
         ReceiveError::NotCommitted => "cut",
         ReceiveError::WaitedTooLong { .. } => "never-arrived",
         ReceiveError::OutOfTurn(_) => "wrong",
+        ReceiveError::GroupKept | ReceiveError::NoGroup => "group",
         _ => "another error of the receiver",
     }
 }

@@ -2,7 +2,7 @@
 //! `docs/FORMAT.md` alone. It has no line in common with `src/`. Numbers in brackets are those of
 //! the document.
 
-use crate::given::{Given, Memories, Outcome, PAGE, Refused, unfill};
+use crate::given::{Given, Memories, Outcome, PAGE, Refused, state_of, unfill};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
@@ -26,6 +26,8 @@ struct Vm {
     cells: Vec<Cell>,
     /// No stream has brought it yet.
     expected: bool,
+    /// Of a VMM's stream: what it had beside pages.
+    state: Option<Vec<u8>>,
 }
 
 /// What a reader has: of all streams together.
@@ -73,6 +75,18 @@ struct Stream {
     templates: Vec<(usize, Vec<u8>)>,
     round: u64,
     record: Option<u32>,
+    vmm: Vmm,
+}
+
+/// What a VMM's stream has said [3.15].
+#[derive(Default)]
+struct Vmm {
+    pool: bool,
+    keeps: bool,
+    kept: Vec<Cell>,
+    ready: bool,
+    state: Vec<u8>,
+    seal: [u8; 16],
 }
 
 impl<'a> World<'a> {
@@ -101,7 +115,9 @@ impl<'a> World<'a> {
             }
         }
         let own = self.vms.iter().filter(|vm| !vm.expected);
-        let mut all: Memories = own.map(|vm| (vm.name.clone(), bytes_of(vm))).collect();
+        let mut all: Memories = own.clone().map(|vm| (vm.name.clone(), bytes_of(vm))).collect();
+        let state = |vm: &Vm| Some((state_of(&vm.name), vm.state.clone()?));
+        all.extend(own.filter_map(state));
         all.sort();
         Ok(all)
     }
@@ -117,6 +133,7 @@ impl<'a> World<'a> {
             templates: Vec::new(),
             round: 0,
             record: None,
+            vmm: Vmm::default(),
         };
         let result = self.frames(&mut stream, bytes);
         let own = stream.vms.iter().filter(|vm| !vm.foreign);
@@ -178,7 +195,7 @@ impl<'a> World<'a> {
             return Err("checksum");
         }
         stream.features = u64_at(h, 12);
-        if stream.features >> 5 != 0 {
+        if stream.features >> 6 != 0 {
             return Err("feature");
         }
         let zeros = h[30..32] == [0; 2] && h[56..60] == [0; 4];
@@ -249,7 +266,7 @@ impl<'a> World<'a> {
                 r.end()?;
                 turn(stream, State::Open)?;
                 announced(stream, 1)?;
-                if number != stream.round + 1 {
+                if is_vmm(stream) || number != stream.round + 1 {
                     return Err("wrong");
                 }
                 let own = stream.vms.iter().filter(|vm| !vm.foreign);
@@ -265,8 +282,21 @@ impl<'a> World<'a> {
                 let digest: [u8; 16] = r.take(16)?.try_into().unwrap();
                 r.end()?;
                 turn(stream, State::Open)?;
+                let is_native = is_vmm(stream);
                 let own = stream.vms.get_mut(vm as usize).filter(|vm| !vm.foreign);
                 let own = own.filter(|own| own.ended.is_none()).ok_or("wrong")?;
+                if is_native && !stream.vmm.ready {
+                    return Err("wrong");
+                }
+                if is_native {
+                    // those that never came are unused
+                    self.vms[own.index].state = Some(stream.vmm.state.clone());
+                    for page in 0..self.vms[own.index].cells.len() as u64 {
+                        if self.vms[own.index].cells[page as usize] == Cell::Missing {
+                            self.set(own.index, page, &Cell::Here(None));
+                        }
+                    }
+                }
                 let cells = &self.vms[own.index].cells;
                 if cells.contains(&Cell::Missing) {
                     return Err("missing");
@@ -290,6 +320,9 @@ impl<'a> World<'a> {
                 let mut bytes = stream.header.to_vec();
                 stream.vms.iter().for_each(|vm| bytes.extend(&vm.sealed));
                 stream.templates.iter().for_each(|(_, template)| bytes.extend(template));
+                if is_vmm(stream) {
+                    bytes.extend(stream.vmm.seal);
+                }
                 let found = self.seal(&bytes);
                 if found != seal {
                     return self.instead(found, "wrong");
@@ -327,6 +360,65 @@ impl<'a> World<'a> {
                 stream.state = State::Over;
                 Ok(())
             }
+            // [3.15]
+            11 => {
+                let (kind, bytes) = (r.byte()?, r.rest());
+                match (kind, bytes.len()) {
+                    (1, 1..=1_048_576) | (2, 0) | (3, 0..=1024) => {}
+                    _ => return Err("wrong"),
+                }
+                turn(stream, State::Open)?;
+                announced(stream, 5)?;
+                let ended = stream.vms.iter().any(|vm| vm.ended.is_some());
+                if ended || stream.vmm.ready && kind != 1 {
+                    return Err("wrong");
+                }
+                let all = [&stream.vmm.seal[..], &[kind], bytes].concat();
+                stream.vmm.seal = self.seal(&all);
+                stream.vmm.ready |= kind == 3;
+                if kind == 1 {
+                    stream.vmm.state.extend(bytes);
+                }
+                Ok(())
+            }
+            12 => {
+                let zero = r.take(16)? == [0; 16];
+                let member = r.below(65_536)?;
+                let others = r.below(65_536)?;
+                let mut before = None;
+                for _ in 0..others {
+                    let other = r.below(65_536)?;
+                    r.count()?;
+                    if before.is_some_and(|before| before >= other) || other == member {
+                        return Err("wrong");
+                    }
+                    before = Some(other);
+                }
+                r.end()?;
+                turn(stream, State::Declaring)?;
+                announced(stream, 5)?;
+                if stream.vmm.pool || stream.vms.is_empty() || zero && member + others > 0 {
+                    return Err("wrong");
+                }
+                stream.vmm.pool = true;
+                // this reader keeps memory
+                if zero { Ok(()) } else { Err("group") }
+            }
+            13 => {
+                let keeps = match r.byte()? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err("wrong"),
+                };
+                r.end()?;
+                turn(stream, State::Open)?;
+                announced(stream, 5)?;
+                if !stream.vmm.pool || stream.vmm.ready {
+                    return Err("wrong");
+                }
+                stream.vmm.keeps = keeps;
+                Ok(())
+            }
             128.. if sealed(stream) => Err("trailing"),
             128.. => Ok(()),
             _ => Err("unknown"),
@@ -347,6 +439,9 @@ impl<'a> World<'a> {
         }
         if vm.foreign {
             announced(stream, 2)?;
+        }
+        if is_vmm(stream) && (vm.foreign || !stream.vms.is_empty()) {
+            return Err("wrong");
         }
         let known = self.vms.iter().position(|known| known.name == vm.name);
         if let Some(index) = known {
@@ -369,6 +464,7 @@ impl<'a> World<'a> {
                 blocks: vm.blocks,
                 cells: vec![Cell::Missing; new as usize],
                 expected: vm.foreign,
+                state: None,
             });
         }
         let index = known.unwrap_or(self.vms.len() - 1);
@@ -384,6 +480,22 @@ impl<'a> World<'a> {
         if own.ended.is_some() {
             return Err("wrong");
         }
+        for op in &pages.ops {
+            let fits = match op.what {
+                What::Pool(..) => is_vmm(stream) && stream.vmm.pool,
+                What::Skip => is_vmm(stream),
+                What::Unused | What::Same(..) | What::Packed { base: Some(None), .. } => {
+                    !is_vmm(stream)
+                }
+                _ => true,
+            };
+            if !fits {
+                return Err("wrong");
+            }
+        }
+        if stream.vmm.ready {
+            return Err("wrong");
+        }
         let all: u64 = pages.ops.iter().map(|op| op.pages).sum();
         let cells = &self.vms[own.index].cells;
         if pages.page + all > cells.len() as u64 {
@@ -393,13 +505,26 @@ impl<'a> World<'a> {
         let mut staged: HashMap<u64, Cell> = HashMap::new();
         let (mut page, mut payload) = (pages.page, pages.payload);
         let mut unpacked: Vec<u8> = Vec::new();
+        let (kept, keeps) = (stream.vmm.kept.len(), stream.vmm.keeps);
+        let mut fresh: Vec<Cell> = Vec::new();
         for op in &pages.ops {
             let (bytes, after) = payload.split_at(op.bytes as usize);
             payload = after;
             let mut put = |i: u64, cell: Cell| staged.insert(page + i, cell);
             let size = op.pages as usize * PAGE;
             match op.what {
-                What::Zero => (0..op.pages).for_each(|i| drop(put(i, Cell::Here(None)))),
+                What::Zero | What::Unused => {
+                    (0..op.pages).for_each(|i| drop(put(i, Cell::Here(None))));
+                }
+                What::Skip => {}
+                What::Pool(member, from) => {
+                    for i in 0..op.pages {
+                        let at = (from + i) as usize;
+                        let all =
+                            stream.vmm.kept.get(at).or_else(|| fresh.get(at.checked_sub(kept)?));
+                        put(i, all.filter(|_| member == 0).ok_or("wrong")?.clone());
+                    }
+                }
                 What::Bytes => {
                     (0u64..).zip(bytes.chunks(PAGE)).for_each(|(i, b)| drop(put(i, here(b))));
                 }
@@ -464,9 +589,13 @@ impl<'a> World<'a> {
                     unpacked = after;
                 }
             }
+            if keeps && matches!(op.what, What::Bytes | What::Packed { .. } | What::More) {
+                fresh.extend((0..op.pages).map(|i| staged[&(page + i)].clone()));
+            }
             page += op.pages;
         }
-        if (pages.page..page).any(|page| own.came[page as usize]) {
+        stream.vmm.kept.extend(fresh);
+        if !is_vmm(stream) && (pages.page..page).any(|page| own.came[page as usize]) {
             return Err("twice");
         }
         let index = own.index;
@@ -592,6 +721,10 @@ fn turn(stream: &Stream, wanted: State) -> Result<(), Kind> {
     }
 }
 
+fn is_vmm(stream: &Stream) -> bool {
+    announced(stream, 5).is_ok()
+}
+
 fn announced(stream: &Stream, bit: u32) -> Result<(), Kind> {
     if stream.features >> bit & 1 != 0 { Ok(()) } else { Err("wrong") }
 }
@@ -627,6 +760,12 @@ impl<'a> Fields<'a> {
         let taken = self.bytes.get(self.at..end).ok_or("short")?;
         self.at = end;
         Ok(taken)
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        let rest = &self.bytes[self.at..];
+        self.at = self.bytes.len();
+        rest
     }
 
     fn byte(&mut self) -> Result<u8, Kind> {
@@ -715,6 +854,7 @@ fn parse_vm(r: &mut Fields<'_>) -> Result<ParsedVm, Kind> {
 
 enum What {
     Zero,
+    Unused,
     Bytes,
     Same(u64, u64),
     Template(u64, u64),
@@ -725,6 +865,8 @@ enum What {
         base: Option<Option<(u64, u64)>>,
     },
     More,
+    Pool(u64, u64),
+    Skip,
 }
 
 struct ParsedOp {
@@ -788,7 +930,8 @@ fn parse_op(r: &mut Fields<'_>) -> Result<ParsedOp, Kind> {
     };
     let mut bytes = 0;
     let what = match kind {
-        1 | 2 => What::Zero,
+        1 => What::Zero,
+        2 => What::Unused,
         3 if pages > 256 => return Err("wrong"),
         3 => {
             bytes = pages * PAGE as u64;
@@ -818,6 +961,8 @@ fn parse_op(r: &mut Fields<'_>) -> Result<ParsedOp, Kind> {
             What::Packed { packing, chunk, base }
         }
         9 => What::More,
+        10 => reference(r, 65_536).map(|(of, from)| What::Pool(of, from))?,
+        11 => What::Skip,
         _ => return Err("wrong"),
     };
     Ok(ParsedOp { pages, bytes, what })

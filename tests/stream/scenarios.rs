@@ -2,6 +2,7 @@
 
 mod good;
 mod records;
+mod vmm;
 mod whole;
 
 use crate::given::{Given, Memories};
@@ -13,6 +14,7 @@ pub(crate) const ROUNDS: u64 = 2;
 pub(crate) const FOREIGN: u64 = 4;
 pub(crate) const TEMPLATES: u64 = 8;
 pub(crate) const EXEC: u64 = 16;
+pub(crate) const VMM: u64 = 32;
 
 /// One stream.
 pub(crate) struct Scenario {
@@ -93,8 +95,16 @@ fn keyed(secret: &[u8]) -> Given {
 
 /// All of them.
 pub(crate) fn all() -> Vec<Scenario> {
-    [good::all(), records::frames(), records::bodies(), whole::all(), whole::content()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        good::all(),
+        records::frames(),
+        records::bodies(),
+        whole::all(),
+        whole::content(),
+        vmm::good_ones(),
+        vmm::bad_ones(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

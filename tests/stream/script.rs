@@ -1,13 +1,13 @@
 //! Writes streams, right ones and wrong ones, piece by piece.
 
-use crate::given::{Given, PAGE, memory};
+use crate::given::{Given, PAGE, memory, state_of};
 use pageherd::base::bytes::put_varint;
 use pageherd::base::digest::{Hashing, of_memory};
 use pageherd::filter::codec::Codec;
 use pageherd::filter::{lz4::Lz4, xor::Xor, zstd::Zstd};
 use pageherd::wire::header::{Direction, HEADER, Header, Session};
 use pageherd::wire::pages::{Base, Op, Packing, PageOp, write_head};
-use pageherd::wire::record::{Record, TemplateShape, VmShape, tag};
+use pageherd::wire::record::{PoolShape, Record, TemplateShape, VmShape, tag};
 
 /// Labels and pages.
 type Blocks = Vec<(String, u64)>;
@@ -26,6 +26,9 @@ pub(crate) struct Script {
     /// Name, foreign, blocks.
     vms: Vec<(String, bool, Blocks)>,
     ended: Vec<(u32, Vec<u8>)>,
+    /// Of a VMM's stream: what it has beside pages, and the seal of that.
+    state: Option<Vec<u8>>,
+    native_seal: [u8; 16],
 }
 
 impl Script {
@@ -47,6 +50,8 @@ impl Script {
             sealed_templates: Vec::new(),
             vms: Vec::new(),
             ended: Vec::new(),
+            state: (features & super::scenarios::VMM != 0).then(Vec::new),
+            native_seal: [0; 16],
         }
     }
 
@@ -138,6 +143,28 @@ impl Script {
         self.frame(tag::PAGES, &body)
     }
 
+    /// A part of a VMM's stream, of any kind.
+    pub(crate) fn native(&mut self, kind: u8, bytes: &[u8]) -> &mut Self {
+        self.native_seal = self.hashing.seal(&[&self.native_seal[..], &[kind], bytes].concat());
+        self.state.iter_mut().filter(|_| kind == 1).for_each(|state| state.extend(bytes));
+        self.frame(tag::NATIVE, &[&[kind], bytes].concat())
+    }
+
+    /// Which pool, of whom, and the others in it.
+    pub(crate) fn pool(&mut self, id: u8, member: u32, others: &[(u32, u64)]) -> &mut Self {
+        let others = others.to_vec();
+        self.record(&Record::Pool(PoolShape { id: [id; 16], member, others }))
+    }
+
+    pub(crate) fn keep(&mut self, keep: bool) -> &mut Self {
+        self.record(&Record::Keep(keep))
+    }
+
+    /// The VMM can be given all; its last byte.
+    pub(crate) fn ready(&mut self) -> &mut Self {
+        self.native(3, b"idle").native(1, &[0])
+    }
+
     pub(crate) fn round(&mut self, number: u32) -> &mut Self {
         self.record(&Record::Round(number))
     }
@@ -178,6 +205,9 @@ impl Script {
             }
         }
         all.extend(&self.sealed_templates);
+        if self.state.is_some() {
+            all.extend(self.native_seal);
+        }
         self.hashing.seal(&all)
     }
 
@@ -187,6 +217,9 @@ impl Script {
             Some((self.vms.get(*vm as usize)?.0.clone(), memory.clone()))
         };
         let mut all: Vec<_> = self.ended.iter().filter_map(named).collect();
+        if let (Some(state), Some((name, ..))) = (&self.state, self.vms.first()) {
+            all.push((state_of(name), state.clone()));
+        }
         all.sort();
         all
     }
@@ -201,9 +234,9 @@ impl Script {
 }
 
 pub(crate) fn name(tag: u8) -> &'static str {
-    const NAMES: [&str; 11] = [
+    const NAMES: [&str; 14] = [
         "?", "vm", "template", "begin", "pages", "round", "end", "seal", "commit", "abort",
-        "resolve",
+        "resolve", "native", "pool", "keep",
     ];
     match NAMES.get(usize::from(tag)) {
         Some(name) => name,
@@ -227,6 +260,14 @@ pub(crate) fn same(pages: u64, vm: u32, page: u64) -> (PageOp, Vec<u8>) {
 
 pub(crate) fn template(pages: u64, template: u32, page: u64) -> (PageOp, Vec<u8>) {
     plain(pages, Op::Template { template, page })
+}
+
+pub(crate) fn pool(pages: u64, member: u32, page: u64) -> (PageOp, Vec<u8>) {
+    plain(pages, Op::Pool { member, page })
+}
+
+pub(crate) fn skip(pages: u64) -> (PageOp, Vec<u8>) {
+    plain(pages, Op::Skip)
 }
 
 /// Pages as bytes.

@@ -33,7 +33,8 @@ pub(crate) struct Vector {
     /// Vectors whose streams the reader took before; after it, another comes to the same reader.
     pub before: Option<String>,
     pub behind: Option<String>,
-    /// VMs at the end: name, pages, BLAKE3 of the memory. Where it is refused: name, pages, digest
+    /// VMs at the end: name, pages, BLAKE3 of the memory; of `NAME.qemu`, what is kept of a VMM's
+    /// stream, its bytes and BLAKE3. Where it is refused: name, pages, digest
     /// (3.9) of what had been applied.
     pub vms: Vec<(String, u64, String)>,
     /// The bytes in pieces, each with what it is.

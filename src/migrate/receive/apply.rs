@@ -51,6 +51,10 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
             return Err(WireError::Wrong("pages come after their VM was complete").into());
         }
         let (id, name) = (vm.id, vm.shape.name.clone());
+        match &self.rules {
+            Some(rules) => rules.pages(&pages.ops)?,
+            None => super::rules::plain_pages(&pages.ops)?,
+        }
         let placed = place(pages);
         let all: u64 = pages.ops.iter().map(|op| op.pages).sum();
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -87,14 +91,10 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
                 }
                 Op::Pool { member, page: of } => {
                     for i in 0..pages {
-                        let kept = self.kept.as_ref();
-                        let kept = kept.ok_or(WireError::Wrong("it has declared no pool"))?;
-                        let place = kept.place(member, of + i)?;
+                        let place = self.kept.as_ref().and_then(|kept| kept.place(member, of + i));
+                        let place = place.ok_or(super::native::NOT_COME)?;
                         self.site.desk.lock().settle(id, page + i, 1, place)?;
                     }
-                }
-                Op::Skip if self.kept.is_none() => {
-                    return Err(WireError::Wrong("it says nothing of pages").into());
                 }
                 Op::Skip => {}
                 Op::Same { vm, page: of } => self.same(id, page, pages, vm, of)?,

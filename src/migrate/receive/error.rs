@@ -56,6 +56,14 @@ pub enum ReceiveError {
         "the stream is a VMM's own, and images have no place for its device state: receive it with --qemu, or into a herd (--into DIR)"
     )]
     NoState,
+    /// A VMM's stream that is mostly no pages.
+    #[error(
+        "the VMM's stream has more than {mib} MiB beside its pages, as one has that mig-send could not take apart: give it to a VMM (--qemu)"
+    )]
+    StateTooLong {
+        /// The limit.
+        mib: usize,
+    },
     /// Another VM.
     #[error(
         "the stream brings VM {found}, and {wanted} is expected here: give both ends the same --vm"
@@ -163,6 +171,7 @@ impl ReceiveError {
             | Self::NoJournal
             | Self::NoVmmStream
             | Self::NoState
+            | Self::StateTooLong { .. }
             | Self::OtherVm { .. }
             | Self::NoGroup
             | Self::GroupKept

@@ -40,13 +40,12 @@ impl Kept {
         }
     }
 
-    /// Where a page of the pool is.
-    pub(super) fn place(&self, member: u32, page: u64) -> Result<Place, WireError> {
+    /// Where a page of the pool is; `None` where it has not come.
+    pub(super) fn place(&self, member: u32, page: u64) -> Option<Place> {
         let slot = usize::try_from(page).ok().and_then(|at| self.slots.get(at));
-        match slot.filter(|_| member == 0) {
-            Some(&ZERO) => Ok(Place::Zero),
-            Some(&page) => Ok(Place::Pool { page }),
-            None => Err(WireError::Wrong("it names a page of the pool that has not come")),
+        match *slot.filter(|_| member == 0)? {
+            ZERO => Some(Place::Zero),
+            page => Some(Place::Pool { page }),
         }
     }
 }
@@ -56,10 +55,10 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         let kept = self.kept.as_mut().ok_or(WireError::Wrong("it has no VM"))?;
         kept.seal.add(&self.site.hashing, part);
         if let Native::Bytes(bytes) = part {
-            kept.state.extend_from_slice(bytes);
-            if kept.state.len() > MOST_STATE {
-                return Err(WireError::Wrong("it has too much beside its pages").into());
+            if kept.state.len() + bytes.len() > MOST_STATE {
+                return Err(ReceiveError::StateTooLong { mib: MOST_STATE >> 20 });
             }
+            kept.state.extend_from_slice(bytes);
         }
         Ok(())
     }

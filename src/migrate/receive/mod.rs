@@ -8,6 +8,7 @@ mod apply;
 mod error;
 mod kept;
 mod native;
+mod rules;
 
 pub use error::ReceiveError;
 pub use native::{Vmm, VmmPlace};
@@ -152,6 +153,7 @@ pub fn receive<R: Read, W: Write>(
         state: Receiver::Filling,
         scratch: apply::Scratch::default(),
         slots: 0,
+        rules: None,
         relay: None,
         kept: None,
     };
@@ -193,6 +195,8 @@ struct Stream<'a, R, W> {
     state: Receiver,
     scratch: apply::Scratch,
     slots: u64,
+    /// What a VMM's stream may say.
+    rules: Option<rules::Rules>,
     /// A VMM's stream on its way to a VMM.
     relay: Option<native::Relay>,
     /// A VMM's stream that is kept.
@@ -257,6 +261,7 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         // only now, so that the sender can be told
         header.check_key(&self.site.hashing)?;
         let is_native = header.required & feature::VMM != 0;
+        self.rules = is_native.then(rules::Rules::default);
         if self.site.vmm.is_some() && !is_native {
             return Err(ReceiveError::NoVmmStream);
         }
@@ -299,6 +304,9 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
             }
             Record::Round(number) => {
                 self.needs(feature::ROUNDS, "it has rounds and does not say so")?;
+                if self.rules.is_some() {
+                    return Err(WireError::Wrong("a VMM's stream has a round").into());
+                }
                 self.in_phase(Phase::Open, "a round comes before it begins")?;
                 self.next_round(number)?;
             }
@@ -307,6 +315,7 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
                 let vm = self.declared.get_mut(vm as usize).filter(|vm| !vm.shape.foreign);
                 let vm = vm.filter(|vm| vm.digest.is_none());
                 let vm = vm.ok_or(WireError::Wrong("a VM that is not open is complete"))?;
+                self.rules.iter().try_for_each(rules::Rules::end)?;
                 vm.digest = Some(digest);
             }
             Record::Seal(seal) => return self.sealed(seal),
@@ -338,17 +347,16 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
         if self.declared.iter().any(|vm| vm.shape.name == shape.name) {
             return Err(WireError::Wrong("it declares a VM twice").into());
         }
+        self.rules.iter_mut().try_for_each(|rules| rules.vm(shape.foreign))?;
         let id = if shape.foreign {
             self.needs(feature::FOREIGN, "it refers to VMs of other streams and does not say so")?;
             self.site.desk.lock().refer(&shape.name, &shape.blocks)?
         } else {
             self.site.store.expect(&shape.name, &shape.blocks)?;
             let id = self.site.desk.lock().declare(&shape.name, &shape.blocks)?;
-            if self.header.is_some_and(|header| header.required & feature::VMM != 0) {
+            if self.rules.is_some() {
                 if self.site.vmm.is_some() {
                     self.relay = Some(native::Relay::new(self.site, &shape)?);
-                } else if self.kept.is_some() {
-                    return Err(WireError::Wrong("it has more than one VM").into());
                 } else {
                     self.kept = Some(kept::Kept::default());
                     self.site.desk.lock().comes_as_it_likes(id);

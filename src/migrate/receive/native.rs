@@ -8,15 +8,15 @@
 //! has kept in the pool.
 
 use super::apply::{Placed, Scratch, size};
+use super::rules::Rules;
 use super::{ReceiveError, Site, Stream};
 use crate::base::digest::{Hashing, MemoryDigest, PageHash, is_zero};
 use crate::migrate::seal::NativeSeal;
 use crate::placement::ledger::LedgerError;
 use crate::qemu::emit::Emitter;
 use crate::sink::vmm::{Mapped, VmmSink};
-use crate::store::group::{GroupDir, Pool};
+use crate::store::group::{GroupDir, GroupError, Pool};
 use crate::wire::WireError;
-use crate::wire::header::feature;
 use crate::wire::pages::Op;
 use crate::wire::record::{Native, PoolShape, VmShape};
 use std::io::{Read, Write};
@@ -25,6 +25,8 @@ use std::sync::{Mutex, PoisonError};
 const PAGE: usize = 4096;
 /// Most bytes that are held back.
 const MOST_HELD: usize = 16 << 20;
+pub(super) const NOT_COME: WireError =
+    WireError::Wrong("it names a page of the pool that has not come");
 
 /// The VMM that waits, and what is kept for its stream.
 #[derive(Debug)]
@@ -237,7 +239,7 @@ impl Relay {
     fn template(&mut self, site: &Site, page: u64, file: u32, of: u64) -> Result<(), ReceiveError> {
         let template = &site.templates[file as usize];
         let Some(&hash) = usize::try_from(of).ok().and_then(|of| template.hashes.get(of)) else {
-            return Err(WireError::Wrong("it names a page beyond the template").into());
+            return Err(LedgerError::BeyondTemplate { page: of, pages: template.pages }.into());
         };
         if self.on.as_ref().is_some_and(|on| on.template == file && on.page(page) == Some(of)) {
             self.note(&site.hashing, page, hash);
@@ -287,7 +289,12 @@ impl Relay {
             let mut buffer = std::mem::take(&mut self.buffer);
             buffer.resize(size(AT_ONCE), 0);
             let bytes = &mut buffer[..size(some)];
-            self.pool()?.read(member, of + done, bytes, site.wait)?;
+            self.pool()?.read(member, of + done, bytes, site.wait).map_err(
+                |error| match error {
+                    GroupError::NotYet { .. } | GroupError::Alone { .. } => NOT_COME.into(),
+                    other => ReceiveError::from(other),
+                },
+            )?;
             for (page, bytes) in (page + done..).zip(bytes.chunks(PAGE)) {
                 let hash = (!is_zero(bytes)).then(|| site.hashing.page(bytes));
                 self.bytes(site, page, bytes, hash)?;
@@ -300,9 +307,6 @@ impl Relay {
 
     /// Gives the VMM everything but what starts its guest, and sees that it has accepted it.
     pub(super) fn prepare(&mut self, asked: bool) -> Result<(), ReceiveError> {
-        if self.held.is_none() {
-            return Err(WireError::Wrong("it is sealed before it is ready").into());
-        }
         let idle: &[u8] = if asked { &self.idle } else { &[] };
         Ok(self.vmm.sink.settle(idle)?)
     }
@@ -333,9 +337,18 @@ fn is_zero_there(site: &Site, template: u32, page: u64) -> bool {
 }
 
 impl<R: Read, W: Write> Stream<'_, R, W> {
+    /// What it may say, if it carries a VMM's stream.
+    fn rules(&mut self, what: &'static str) -> Result<&mut Rules, WireError> {
+        self.rules.as_mut().ok_or(WireError::Wrong(what))
+    }
+
     /// A part of the VMM's stream that is no page.
     pub(super) fn native(&mut self, part: Native<'_>) -> Result<(), ReceiveError> {
-        self.needs(feature::VMM, "it has parts of a VMM's stream and does not say so")?;
+        if self.declared.iter().any(|vm| vm.digest.is_some()) {
+            let words = "a part of a VMM's stream comes after its VM was complete";
+            return Err(WireError::Wrong(words).into());
+        }
+        self.rules("it has parts of a VMM's stream and does not say so")?.native(part)?;
         let Some(relay) = &mut self.relay else {
             return self.kept_native(part);
         };
@@ -353,29 +366,22 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
                 }
             }
             (Native::Named, _) => relay.emitter.name_again(),
-            (Native::Ready(idle), held @ None) => {
+            (Native::Ready(idle), held) => {
                 *held = Some(Vec::new());
                 relay.idle = idle.to_vec();
             }
-            (Native::Ready(_), Some(_)) => return Err(WireError::Wrong("it is ready twice").into()),
         }
         Ok(())
     }
 
     /// Which pool.
     pub(super) fn pool(&mut self, shape: &PoolShape) -> Result<(), ReceiveError> {
-        self.needs(feature::VMM, "it has a pool and does not say so")?;
+        self.rules("it has a pool and does not say so")?.pool(shape)?;
         let Some(relay) = &mut self.relay else {
-            return match shape.id {
-                [0, ..] if shape.id == [0; 16] => Ok(()),
-                _ => Err(ReceiveError::GroupKept),
-            };
+            return if shape.is_own() { Ok(()) } else { Err(ReceiveError::GroupKept) };
         };
-        if relay.pool.is_some() {
-            return Err(WireError::Wrong("it has two pools").into());
-        }
         let limit = relay.vmm.pool_limit;
-        let pool = if shape.id == [0; 16] {
+        let pool = if shape.is_own() {
             Pool::private(limit)
         } else {
             let group = relay.vmm.group.take().ok_or(ReceiveError::NoGroup)?;
@@ -392,7 +398,7 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
 
     /// Are pages kept from here on?
     pub(super) fn keep(&mut self, keep: bool) -> Result<(), ReceiveError> {
-        self.needs(feature::VMM, "it keeps pages and does not say so")?;
+        self.rules("it keeps pages and does not say so")?.keep()?;
         match &mut self.relay {
             Some(relay) => relay.keeps = keep,
             None => self.kept_keep(keep),
@@ -429,16 +435,13 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
             let name = self.declared[0].shape.name.clone();
             return Err(LedgerError::Beyond { name, page, end, pages }.into());
         }
-        if relay.held.is_some() {
-            return Err(WireError::Wrong("pages come after the VMM is ready").into());
-        }
         let mut unpacked = 0;
         for Placed { op, page, payload } in placed {
             let each = *page..*page + op.pages;
             match op.op {
                 Op::Zero => each.into_iter().try_for_each(|page| relay.zero(site, page))?,
                 // nothing is said to the VMM of these: they are as they are there
-                Op::Unused | Op::Skip => {}
+                Op::Skip => {}
                 Op::Template { template, page: of } => {
                     let file = self.template_file(template)?;
                     for (page, of) in each.zip(of..) {
@@ -448,8 +451,8 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
                 Op::Pool { member, page: of } => {
                     relay.of_pool(site, *page, op.pages, (member, of))?;
                 }
-                Op::Same { .. } => {
-                    return Err(WireError::Wrong("a VMM's stream refers to a VM").into());
+                Op::Same { .. } | Op::Unused => {
+                    return Err(WireError::Wrong("a VMM's stream has pages of another kind").into());
                 }
                 Op::Bytes => relay.came(site, *page, payload)?,
                 Op::Packed { .. } | Op::More => {

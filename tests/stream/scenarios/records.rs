@@ -108,11 +108,11 @@ pub(super) fn frames() -> Vec<Scenario> {
         ),
         bad("header_damaged", 3, "checksum", "a flipped bit in the session", &mut damaged),
         bad(
-            "feature_5",
+            "feature_6",
             4,
             "feature",
             "the first feature that is not defined",
-            script(1 << 5).vm("a", 1),
+            script(1 << 6).vm("a", 1),
         ),
         bad(
             "feature_63",
@@ -268,11 +268,11 @@ pub(super) fn frames() -> Vec<Scenario> {
         ),
         bad("type_0", 11, "unknown", "a type that is never used", script(0).frame(0, b"")),
         bad(
-            "type_11",
+            "type_14",
             11,
             "unknown",
             "the first type that is not defined",
-            script(0).frame(11, b""),
+            script(0).frame(14, b""),
         ),
         bad(
             "type_127",
@@ -626,11 +626,11 @@ pub(super) fn bodies() -> Vec<Scenario> {
             &mut pages_of(1, &one_op(&[1], 0, &[])),
         ),
         bad(
-            "operation_10",
+            "operation_12",
             17,
             "wrong",
             "an operation that is not defined",
-            &mut pages_of(1, &one_op(&[1], 10, &[])),
+            &mut pages_of(1, &one_op(&[1], 12, &[])),
         ),
         bad("packing_0", 17, "wrong", "a packing that is not defined", &mut packing(6, 0)),
         bad("packing_5", 17, "wrong", "a packing that is not defined", &mut packing(6, 5)),
