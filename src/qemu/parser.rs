@@ -143,7 +143,7 @@ impl Parser {
     /// Could the stream be over with these bytes, which are left over and with which nothing comes?
     /// Of one without a description nothing else tells.
     pub fn may_end_with(&self, rest: &[u8]) -> bool {
-        matches!(self.state, State::Tail) && tail::is_bare_end(rest)
+        matches!(self.state, State::Tail) && tail::last_end(rest).is_some()
     }
 
     /// Number of the section of `ram`, once it has come.
@@ -519,7 +519,7 @@ impl Parser {
                 }
                 _ => {
                     let at = self.at + used as u64;
-                    let reason = not_understood(flags, at)?;
+                    let reason = Reason::of_flags(flags, at)?;
                     self.opaque(reason);
                     return Ok(Step::Used(used, Continue(())));
                 }
@@ -584,23 +584,4 @@ impl Parser {
         self.state = if left == 0 { State::Done } else { State::Description { left } };
         Step::Used(some, out(Item::Raw(&bytes[..some])))
     }
-}
-
-/// What a record of pages with these flags is, which is none of those that are taken apart.
-fn not_understood(flags: u64, at: u64) -> Result<Reason, StreamError> {
-    const KNOWN: u64 = flag::ZERO | flag::MEM_SIZE | flag::PAGE | flag::EOS | flag::CONTINUE;
-    Ok(match flags & !flag::CONTINUE {
-        flag::XBZRLE => Reason::Xbzrle,
-        flag::COMPRESS => Reason::Compress,
-        flag::MULTIFD_FLUSH => Reason::Multifd,
-        flag::HOOK => Reason::Rdma,
-        // these exist for long, and QEMU does not take them together or without any
-        _ if flags & !KNOWN == 0 => {
-            return Err(StreamError::Damaged {
-                at,
-                what: "a page has flags that exclude each other",
-            });
-        }
-        _ => Reason::Flags(flags),
-    })
 }

@@ -185,6 +185,27 @@ pub enum Reason {
     NoFooters,
 }
 
+impl Reason {
+    /// What a record of pages with these flags is, which is none of those that are taken apart.
+    pub(super) fn of_flags(flags: u64, at: u64) -> Result<Self, StreamError> {
+        const KNOWN: u64 = flag::ZERO | flag::MEM_SIZE | flag::PAGE | flag::EOS | flag::CONTINUE;
+        Ok(match flags & !flag::CONTINUE {
+            flag::XBZRLE => Self::Xbzrle,
+            flag::COMPRESS => Self::Compress,
+            flag::MULTIFD_FLUSH => Self::Multifd,
+            flag::HOOK => Self::Rdma,
+            // these exist for long, and QEMU does not take them together or without any
+            _ if flags & !KNOWN == 0 => {
+                return Err(StreamError::Damaged {
+                    at,
+                    what: "a page has flags that exclude each other",
+                });
+            }
+            _ => Self::Flags(flags),
+        })
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

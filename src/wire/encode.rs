@@ -75,7 +75,7 @@ impl Encoder {
     }
 
     /// A frame that says nothing, to be written before one whose payload begins `ahead` bytes further
-    /// on in the stream, so that it begins at a multiple of [`ALIGNED`]. Empty where it does already.
+    /// on in the stream, so that it begins at a multiple of 64. Empty where it does already.
     pub fn pad(&mut self, ahead: u64) -> Vec<u8> {
         let over = usize::try_from(ahead % ALIGNED as u64).unwrap_or(0);
         if over == 0 {
