@@ -24,7 +24,7 @@ help: ## this list
 build: ## the commands, in target/release
 	cargo build --release --bins
 
-demo: deps ## memory that is shared in every way: what memscan says of it, and a move (root)
+demo: deps ## QEMU guests that share memory: what memscan says of it, and a move of all (root)
 	@scripts/demo
 
 test: deps ## every test; those that need privilege too where this is root
@@ -34,7 +34,7 @@ fuzz: ## a million streams that are damaged, a million that nobody thought of
 	PAGEHERD_FUZZ=1000000 cargo test --release --test stream -- --nocapture random_damage the_readers_agree
 
 bench: deps ## times, as ratios within one run (root)
-	cargo bench --bench scan --bench moves
+	cargo bench --bench scan --bench moves --bench qemu
 
 lint: deps ## formatting, clippy, documentation, dependencies, generated files
 	@scripts/lint
