@@ -124,7 +124,7 @@ fn read(file: &File, length: u64, hashing: &Hashing) -> io::Result<Read> {
         buffer.resize(piece, 0);
         file.read_exact_at(&mut buffer, at)?;
         let (_, pages) = rayon::join(
-            || whole.update(&buffer),
+            || whole.update_rayon(&buffer),
             || {
                 let pages = buffer.par_chunks(4096);
                 pages.map(|page| (!is_zero(page)).then(|| hashing.page(page))).collect::<Vec<_>>()
