@@ -6,6 +6,7 @@
 //! two guests have a page in common is something that one could learn about the other (CVE-2015-2877).
 
 use super::{Batch, Filter, Numbering, PAGE, Settled, World};
+use crate::base::buffer::Buffer;
 use crate::base::digest::PageHash;
 use hashbrown::HashTable;
 
@@ -18,7 +19,7 @@ pub struct Same {
     /// Which trust group each VM is in.
     groups: Vec<u32>,
     /// Content that is compared with.
-    other: Vec<u8>,
+    other: Buffer,
 }
 
 /// A page of a batch, and where what may be its content was sent.
@@ -31,7 +32,12 @@ struct Candidate {
 impl Same {
     /// For VMs of so many pages each, and the trust group of each: VMs with the same number share.
     pub fn new(pages: &[u64], groups: Vec<u32>) -> Self {
-        Self { sent: HashTable::new(), numbering: Numbering::new(pages), groups, other: Vec::new() }
+        Self {
+            sent: HashTable::new(),
+            numbering: Numbering::new(pages),
+            groups,
+            other: Buffer::default(),
+        }
     }
 
     fn group(&self, vm: u32) -> u32 {
@@ -77,7 +83,7 @@ impl Filter for Same {
         // a copy has its pages in the order of what it is a copy of: they are read together
         for run in candidates.chunk_by(|a, b| (a.at + 1, a.vm, a.page + 1) == (b.at, b.vm, b.page))
         {
-            self.other.resize(run.len() * PAGE, 0);
+            self.other.resize(run.len() * PAGE);
             if !world.content(run[0].vm, run[0].page, &mut self.other) {
                 continue;
             }
