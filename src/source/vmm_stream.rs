@@ -5,7 +5,11 @@
 //! are two ways to make its verdict the truth:
 //!
 //! - **the way back** (capability `return-path`): QEMU reads our standard output and waits there for a
-//!   word. It says `failed` without one, also where we were killed;
+//!   word. It says `failed` without one, also where we were killed. The word must not come before QEMU
+//!   has written everything: 7.2 closes the pipe when it has read it, under the thread that writes
+//!   (`source_return_path_thread`, migration/migration.c: the way back is the same channel), and then
+//!   says `failed` whatever the word was. For the same reason nobody is told `failed`: that we are gone
+//!   says it too;
 //! - **the pipe**: QEMU is not done before it has written the description at the end, which nobody
 //!   needs. Whoever leaves more of it unread than the pipe holds has QEMU wait. For that the pipe must
 //!   be small before the last section of memory has been read: device state and description
@@ -64,37 +68,41 @@ mod word {
     pub(super) const REPLY: u8 = b'r';
     pub(super) const KEEP: u8 = b'k';
     pub(super) const LET_GO: u8 = b'l';
+    /// Eight bytes follow: so many are unread.
+    pub(super) const UNREAD: u8 = b'u';
 }
 
 /// What the keeper does: nothing, until who made it is no more.
 fn keep(link: &Link) {
-    let (mut input, mut reply, mut keeps) = (None, None, false);
+    let (mut input, mut reply, mut keeps, mut unread) = (None, None, false, 0);
     while let Ok(Some(message)) = link.receive(None) {
-        match message.bytes.first() {
-            Some(&word::INPUT) => input = message.fd,
-            Some(&word::REPLY) => reply = message.fd,
-            Some(&word::KEEP) => keeps = true,
-            Some(&word::LET_GO) => keeps = false,
+        match message.bytes.as_slice() {
+            [word::INPUT] => input = message.fd,
+            [word::REPLY] => reply = message.fd,
+            [word::KEEP] => keeps = true,
+            [word::LET_GO] => keeps = false,
+            [word::UNREAD, rest @ ..] => {
+                unread = rest.try_into().map_or(0, u64::from_le_bytes);
+            }
             _ => {}
         }
     }
     if let (Some(input), true) = (input, keeps) {
         // The far end may have it: the guest must not go on here by itself. QEMU says `completed`
         // and keeps it paused; a human can let it go.
-        let _ = end(&mut File::from(input), reply.map(File::from).as_mut(), false);
+        let _ = end(&mut File::from(input), reply.map(File::from).as_mut(), unread);
     }
 }
 
-/// Tells QEMU how it ended and takes what it still writes.
-fn end(input: &mut File, reply: Option<&mut File>, failed: bool) -> io::Result<u64> {
+/// Takes what QEMU still writes, and tells it that all went well as soon as it has written `unread`
+/// bytes: those that are left of its stream.
+fn end(input: &mut File, reply: Option<&mut File>, unread: u64) -> io::Result<()> {
+    io::copy(&mut Read::take(&*input, unread), &mut io::sink())?;
     if let Some(reply) = reply {
-        reply.write_all(&shut(failed))?;
+        reply.write_all(&shut(false))?;
         reply.flush()?;
     }
-    if failed {
-        return Ok(0);
-    }
-    io::copy(input, &mut io::sink())
+    io::copy(input, &mut io::sink()).map(drop)
 }
 
 /// Why QEMU's verdict is true, or is not ours to make.
@@ -150,6 +158,8 @@ pub struct VmmStream {
     /// Bytes that one call reads.
     piece: usize,
     is_socket: bool,
+    /// Bytes of the stream that have not been taken out of the pipe, once that is known.
+    unread: u64,
 }
 
 impl VmmStream {
@@ -186,6 +196,7 @@ impl VmmStream {
             narrows: false,
             piece: PIECE,
             is_socket: kind.is_socket(),
+            unread: 0,
         })
     }
 
@@ -225,7 +236,13 @@ impl VmmStream {
 
     /// Whose is the verdict, when so many bytes have not been taken out of the pipe yet? `returns`:
     /// QEMU said that it listens.
-    pub fn verdict(&self, returns: bool, unread: Option<u64>) -> Verdict {
+    pub fn verdict(&mut self, returns: bool, unread: Option<u64>) -> Verdict {
+        self.unread = unread.unwrap_or(0);
+        if let Some(Keeper(link)) = self.keeper.as_deref() {
+            let count = self.unread.to_le_bytes();
+            // a keeper that is gone cannot be asked to keep anything either, and that is seen
+            let _ = link.send(&[&[word::UNREAD][..], &count].concat(), None);
+        }
         match (self.pipe, unread) {
             _ if returns && self.reply.is_some() => Verdict::Told,
             (None, _) if self.is_socket => Verdict::Blind(Blind::Socket),
@@ -242,15 +259,13 @@ impl VmmStream {
     /// Where QEMU is gone.
     pub fn complete(mut self, verdict: Verdict) -> io::Result<()> {
         let reply = self.reply.as_mut().filter(|_| verdict == Verdict::Told);
-        end(&mut self.input, reply, false)?;
+        end(&mut self.input, reply, self.unread)?;
         self.keeper.as_ref().map_or(Ok(()), |keeper| keeper.keep(false))
     }
 
-    /// The move failed: QEMU is to say `failed`, and let the guest go on.
-    pub fn fail(mut self) {
+    /// The move failed: QEMU sees us end, says `failed` and lets the guest go on.
+    pub fn fail(self) {
         let _ = self.keeper.as_ref().map(|keeper| keeper.keep(false));
-        // QEMU says `failed` without this too, when it sees us end
-        let _ = end(&mut self.input, self.reply.as_mut(), true);
     }
 }
 
@@ -314,12 +329,29 @@ mod tests {
     fn who_listens_is_told() {
         let (from, to) = pipe().unwrap();
         let (mut heard, reply) = pipe().unwrap();
-        let stream = VmmStream::new(from.into(), Some(reply.into()), None).unwrap();
-        assert_eq!(stream.verdict(true, None), Verdict::Told);
-        drop(to);
+        let mut stream = VmmStream::new(from.into(), Some(reply.into()), None).unwrap();
+        assert_eq!(stream.verdict(true, Some(100_000)), Verdict::Told);
+        let mut to = to;
+        let writing = std::thread::spawn(move || {
+            to.write_all(&[1; 99_999]).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            // the word must not have come yet
+            let mut before = [nix::poll::PollFd::new(heard.as_fd(), nix::poll::PollFlags::POLLIN)];
+            assert_eq!(nix::poll::poll(&mut before, 0u8), Ok(0));
+            to.write_all(&[1]).unwrap();
+            let mut word = [0; 8];
+            heard.read_exact(&mut word).unwrap();
+            word
+        });
         stream.complete(Verdict::Told).unwrap();
-        let mut word = Vec::new();
-        heard.read_to_end(&mut word).unwrap();
-        assert_eq!(word, [0, 1, 0, 4, 0, 0, 0, 0]);
+        assert_eq!(writing.join().unwrap(), [0, 1, 0, 4, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn who_listens_hears_nothing_where_the_move_failed() {
+        let (from, _to) = pipe().unwrap();
+        let (mut heard, reply) = pipe().unwrap();
+        VmmStream::new(from.into(), Some(reply.into()), None).unwrap().fail();
+        assert_eq!(heard.read(&mut [0; 8]).unwrap(), 0);
     }
 }

@@ -6,6 +6,10 @@
 mod support;
 
 mod filtered;
+mod flips;
 mod guide;
 mod plain;
+mod rig;
 mod road;
+mod several;
+mod truth;
