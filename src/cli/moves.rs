@@ -177,6 +177,7 @@ fn of_send(error: &SendError) -> Option<Exit> {
             Refusal::Policy => Exit::NotPermitted,
             Refusal::Other => Exit::Failure,
         },
+        SendError::VmmDeaf => Exit::Usage,
         SendError::Vmm(_)
         | SendError::VmmOpaque { .. }
         | SendError::VmmLong

@@ -5,18 +5,21 @@
 //! that the VMM has accepted all the others: it might not be able to load a device, or be dead. Nobody
 //! tells that either. But it reads on only where it has accepted what it read: so it is given more than
 //! it can have read ahead of bytes that say nothing, and when the pipe is empty it has accepted all
-//! before them.
+//! before them. That holds where the end of the state was found rightly (`qemu::tail`): bytes inside a
+//! device's state would be taken for its content.
 
 use crate::abi::pagemap::{Entry, State};
 use crate::abi::vma::FileId;
 use crate::base::range::PageRange;
-use crate::sys::fd::{Want, broken, pipe_room, unread, wait};
+use crate::sys::fd::{Want, broken, unread, wait};
 use crate::sys::process::Process;
 use crate::sys::readers;
-use std::fs::File;
+use nix::libc;
+use nix::sys::socket::{UnixAddr, getsockname};
+use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
 /// What the VMM reads ahead: QEMU's buffer has 32 KiB (migration/qemu-file.c).
@@ -59,11 +62,20 @@ impl VmmSink {
     /// # Errors
     /// Where it cannot be looked at.
     pub fn new(out: OwnedFd, limit: Duration) -> io::Result<Self> {
-        let out = File::from(out);
+        let mut out = File::from(out);
         let kind = out.metadata()?.file_type();
-        let watched = kind.is_fifo() || kind.is_socket();
+        // what a socket to another host has taken says nothing of its reader
+        let is_unix = || getsockname::<UnixAddr>(out.as_raw_fd()).is_ok();
+        let watched = kind.is_fifo() || kind.is_socket() && is_unix();
         if kind.is_fifo() {
             crate::sys::fd::widen_pipe(out.as_fd(), 1 << 20);
+            // opened once more, so that a write never waits; the mode of the one that we were given
+            // is not changed, since others may share it
+            let path = format!("/proc/self/fd/{}", out.as_raw_fd());
+            let mut options = OpenOptions::new();
+            if let Ok(own) = options.write(true).custom_flags(libc::O_NONBLOCK).open(path) {
+                out = own;
+            }
         }
         Ok(Self { out, gathered: Vec::with_capacity(GATHER + 8192), watched, limit })
     }
@@ -87,6 +99,7 @@ impl VmmSink {
     /// # Errors
     /// See [`VmmError`].
     pub fn pages(&mut self, heads: &[u8], ends: &[usize], pages: &[u8]) -> Result<(), VmmError> {
+        let (out, limit) = (&self.out, self.limit);
         let mut all = vec![IoSlice::new(&self.gathered)];
         let mut from = 0;
         for (&end, page) in ends.iter().zip(pages.chunks(4096)) {
@@ -94,20 +107,10 @@ impl VmmSink {
             from = end;
         }
         // the kernel takes at most IOV_MAX (1024) pieces in one call
-        let result = all.chunks_mut(1000).try_for_each(|mut some| {
-            while !some.is_empty() {
-                match self.out.write_vectored(some) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(written) => IoSlice::advance_slices(&mut some, written),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(())
-        });
+        let result = all.chunks_mut(1000).try_for_each(|some| write_all(out, some, limit));
         drop(all);
         self.gathered.clear();
-        result.map_err(of_write)
+        result
     }
 
     /// Writes what has gathered.
@@ -115,9 +118,9 @@ impl VmmSink {
     /// # Errors
     /// See [`VmmError`].
     pub fn flush(&mut self) -> Result<(), VmmError> {
-        let result = self.out.write_all(&self.gathered);
+        let result = write_all(&self.out, &mut [IoSlice::new(&self.gathered)], self.limit);
         self.gathered.clear();
-        result.map_err(of_write)
+        result
     }
 
     /// Waits until the VMM has accepted all that was written. `idle` says nothing to it, however often
@@ -163,19 +166,29 @@ impl VmmSink {
     pub fn readers(&self) -> Vec<i32> {
         readers::of(&self.out)
     }
+}
 
-    /// How much it holds, where it is a pipe.
-    pub fn room(&self) -> Option<usize> {
-        pipe_room(self.out.as_fd()).ok()
+/// Writes all of it, waiting for `limit` at most while nothing is taken.
+fn write_all(
+    mut out: &File,
+    mut some: &mut [IoSlice<'_>],
+    limit: Duration,
+) -> Result<(), VmmError> {
+    IoSlice::advance_slices(&mut some, 0); // takes away what is empty, which counts as no progress
+    while !some.is_empty() {
+        match out.write_vectored(some) {
+            Ok(0) => return Err(VmmError::Write(io::ErrorKind::WriteZero.into())),
+            Ok(written) => IoSlice::advance_slices(&mut some, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if !wait(out.as_fd(), Want::Write, Some(limit)).map_err(VmmError::Write)? {
+                    return Err(VmmError::Stalled(limit.as_secs()));
+                }
+            }
+            Err(error) => return Err(of_write(error)),
+        }
     }
-
-    /// Waits until it can be written to.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn ready(&self) -> io::Result<bool> {
-        wait(self.out.as_fd(), Want::Write, Some(self.limit))
-    }
+    Ok(())
 }
 
 fn of_write(error: io::Error) -> VmmError {

@@ -22,17 +22,20 @@
 //! answered, nobody may let the source go, also where we are killed then.
 
 use crate::qemu::stream::shut;
-use crate::sys::fd::{Want, fits_pipe, pipe_room, wait, widen_pipe};
+use crate::sys::fd::{Want, broken, fits_pipe, pipe_room, wait, widen_pipe};
 use crate::sys::guard::{self, Link};
+use crate::sys::readers;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Room of the pipe while memory comes: with what one call reads, well below the shortest end of a
-/// stream.
-const ROOM: usize = 32 << 10;
+/// Room of the pipe while memory comes: with what one call reads it is well below the description, so
+/// that QEMU waits at its end also where the pipe cannot be made smaller in time.
+const ROOM: usize = 16 << 10;
 /// Bytes that one call reads.
 const PIECE: usize = 16 << 10;
 /// Both where QEMU waits for our word.
@@ -105,6 +108,42 @@ fn end(input: &mut File, reply: Option<&mut File>, unread: u64) -> io::Result<()
     io::copy(input, &mut io::sink()).map(drop)
 }
 
+/// Does who writes `input` read `output`, as QEMU does where it starts a program: both ends of one
+/// socket, or a pipe that it reads? Where its descriptors cannot be seen, a pipe is taken for one.
+pub fn is_way_back(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> bool {
+    let ids = |fd: BorrowedFd<'_>| {
+        let file = File::from(fd.try_clone_to_owned().ok()?);
+        let meta = file.metadata().ok()?;
+        Some((meta.file_type(), meta.dev(), meta.ino()))
+    };
+    let (Some(from), Some(to)) = (ids(input), ids(output)) else { return false };
+    if from.0.is_socket() || to.0.is_socket() {
+        return from == to;
+    }
+    if !to.0.is_fifo() || broken(output) {
+        return false;
+    }
+    let (heard, spoken) = (readers::of(&output), readers::writers(&input));
+    heard.is_empty() || spoken.is_empty() || heard.iter().any(|pid| spoken.contains(pid))
+}
+
+/// Whether QEMU is still at the other ends.
+#[derive(Debug)]
+pub struct Lives {
+    /// It waits for us; one that does not may be done.
+    waits: Arc<AtomicBool>,
+    input: Option<File>,
+    reply: Option<File>,
+}
+
+impl Lives {
+    /// Has it closed none of them, although it waits?
+    pub fn is_there(&self) -> bool {
+        let gone = |file: &Option<File>| file.as_ref().is_some_and(|file| broken(file.as_fd()));
+        !self.waits.load(Ordering::Relaxed) || !gone(&self.input) && !gone(&self.reply)
+    }
+}
+
 /// Why QEMU's verdict is true, or is not ours to make.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -127,6 +166,8 @@ pub enum Blind {
     Short,
     /// The pipe was never empty enough to be made small.
     Wide,
+    /// The stream is not understood, and nobody knows where it ends.
+    Opaque,
 }
 
 impl std::fmt::Display for Blind {
@@ -139,6 +180,7 @@ impl std::fmt::Display for Blind {
             Self::Short => {
                 "the description at the end of its stream is missing or too short: turn the machine's suppress-vmdesc off, or its capability return-path on"
             }
+            Self::Opaque => "the stream is not understood, and its end cannot be seen",
             Self::Wide => {
                 "the pipe could not be made small in time; turn its capability return-path on"
             }
@@ -155,6 +197,8 @@ pub struct VmmStream {
     /// A pipe, and how much it holds now.
     pipe: Option<usize>,
     narrows: bool,
+    /// QEMU waits for us.
+    waits: Arc<AtomicBool>,
     /// Bytes that one call reads.
     piece: usize,
     is_socket: bool,
@@ -172,7 +216,6 @@ impl VmmStream {
         reply: Option<OwnedFd>,
         keeper: Option<Arc<Keeper>>,
     ) -> io::Result<Self> {
-        use std::os::unix::fs::FileTypeExt;
         if let Some(Keeper(link)) = keeper.as_deref() {
             link.send(&[word::INPUT], Some(input.as_fd()))?;
             if let Some(reply) = &reply {
@@ -194,6 +237,7 @@ impl VmmStream {
             keeper,
             pipe,
             narrows: false,
+            waits: Arc::default(),
             piece: PIECE,
             is_socket: kind.is_socket(),
             unread: 0,
@@ -206,6 +250,18 @@ impl VmmStream {
             widen_pipe(self.input.as_fd(), WIDE_ROOM);
             self.piece = WIDE;
         }
+    }
+
+    /// To see whether QEMU is there while the stream is read elsewhere.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn lives(&self) -> io::Result<Lives> {
+        // of a file nobody holds the other end, and a pipe whose writer is done is no news then
+        let watched = self.pipe.is_some() || self.is_socket;
+        let input = if watched { Some(self.input.try_clone()?) } else { None };
+        let waits = self.waits.clone();
+        Ok(Lives { waits, input, reply: self.reply.as_ref().map(File::try_clone).transpose()? })
     }
 
     /// Does QEMU wait for our word, if it says so?
@@ -227,7 +283,8 @@ impl VmmStream {
     /// Just after a read: the writer needs longer to wake than this takes, and a pipe that is not
     /// empty can be made as small as what is in it.
     fn shrink(&mut self) {
-        for size in [LEAST, 2 * LEAST, 4 * LEAST] {
+        let sizes: &[usize] = if self.narrows { &[LEAST, 2 * LEAST] } else { &[ROOM] };
+        for &size in sizes {
             if self.pipe.is_some_and(|room| room > size) && fits_pipe(self.input.as_fd(), size) {
                 self.pipe = Some(size);
             }
@@ -243,14 +300,16 @@ impl VmmStream {
             // a keeper that is gone cannot be asked to keep anything either, and that is seen
             let _ = link.send(&[&[word::UNREAD][..], &count].concat(), None);
         }
-        match (self.pipe, unread) {
+        let whose = match (self.pipe, unread) {
             _ if returns && self.reply.is_some() => Verdict::Told,
             (None, _) if self.is_socket => Verdict::Blind(Blind::Socket),
             (None, _) => Verdict::Blind(Blind::File),
             (Some(room), Some(unread)) if unread > room as u64 => Verdict::Held,
             (Some(room), _) if room > LEAST => Verdict::Blind(Blind::Wide),
             (Some(_), _) => Verdict::Blind(Blind::Short),
-        }
+        };
+        self.waits.store(!matches!(whose, Verdict::Blind(_)), Ordering::Relaxed);
+        whose
     }
 
     /// The move went well, or may have: QEMU is to say `completed` and leave the guest paused.
@@ -276,7 +335,7 @@ impl Read for VmmStream {
             match self.input.read(&mut to[..most]) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 done => {
-                    if self.narrows && self.piece == PIECE {
+                    if self.piece == PIECE {
                         self.shrink();
                     }
                     return done;
@@ -313,15 +372,15 @@ mod tests {
     fn a_full_pipe_stays_wide_until_it_is_read() {
         let (from, mut to) = pipe().unwrap();
         let mut stream = VmmStream::new(from.into(), None, None).unwrap();
-        to.write_all(&[1; 32_000]).unwrap();
+        to.write_all(&[1; 16_000]).unwrap();
         stream.narrow();
         assert_eq!(stream.verdict(false, Some(1 << 20)), Verdict::Held);
         assert_eq!(stream.verdict(false, Some(1 << 13)), Verdict::Blind(Blind::Wide));
-        stream.read_exact(&mut [0; 100]).unwrap(); // 31,900 bytes are left
+        stream.read_exact(&mut [0; 100]).unwrap(); // 15,900 bytes are left: four pages
         assert_eq!(stream.pipe, Some(ROOM));
-        stream.read_exact(&mut [0; 16_284]).unwrap(); // 15,616: four pages
-        assert_eq!(stream.pipe, Some(4 * LEAST));
-        stream.read_exact(&mut [0; 15_616]).unwrap();
+        stream.read_exact(&mut [0; 8_092]).unwrap(); // 7,808: two pages
+        assert_eq!(stream.pipe, Some(2 * LEAST));
+        stream.read_exact(&mut [0; 7_808]).unwrap();
         assert_eq!(stream.verdict(false, Some(1 << 13)), Verdict::Held);
     }
 

@@ -3,6 +3,7 @@
 use nix::sys::stat::{SFlag, fstat};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Is every process that can read this pipe one that runs the program `name`, and is there one?
@@ -25,28 +26,49 @@ pub fn all_run(pipe: &impl AsFd, name: &str) -> bool {
 /// The processes that have an end of this pipe from which they can read it, as far as this process
 /// may see them.
 pub fn of(pipe: &impl AsFd) -> Vec<i32> {
+    ends(pipe, libc::O_WRONLY)
+}
+
+/// The processes that have an end of this pipe to which they can write, as far as they can be seen.
+pub fn writers(pipe: &impl AsFd) -> Vec<i32> {
+    let found = ends(pipe, libc::O_RDONLY);
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    found.into_iter().filter(|&pid| pid != own).collect()
+}
+
+/// Those with an end of it that is open in another mode than `not`.
+fn ends(pipe: &impl AsFd, not: libc::c_int) -> Vec<i32> {
     let Ok(meta) = fstat(pipe) else { return Vec::new() };
     if SFlag::from_bits_truncate(meta.st_mode) & SFlag::S_IFMT != SFlag::S_IFIFO {
         return Vec::new();
     }
-    // `pipe:[INODE]`, or the path of a FIFO
+    // `pipe:[INODE]`; or a FIFO, which has other names in other mount namespaces
     let own = format!("/proc/self/fd/{}", pipe.as_fd().as_raw_fd());
-    let Ok(wanted) = fs::read_link(own) else { return Vec::new() };
+    let Ok(name) = fs::read_link(own) else { return Vec::new() };
+    let is_unnamed = name.to_string_lossy().starts_with("pipe:[");
+    let is_it = |entry: &Path| {
+        if is_unnamed {
+            return fs::read_link(entry).is_ok_and(|to| to == name);
+        }
+        let found = fs::metadata(entry);
+        found.is_ok_and(|found| (found.dev(), found.ino()) == (meta.st_dev, meta.st_ino))
+    };
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    numbers.filter(|pid| reads(&Path::new("/proc").join(pid.to_string()), &wanted)).collect()
+    let has = |pid: &i32| has_end(&Path::new("/proc").join(pid.to_string()), &is_it, not);
+    numbers.filter(has).collect()
 }
 
-/// Has the process a descriptor that reads it?
-fn reads(process: &Path, pipe: &Path) -> bool {
+/// Has the process such a descriptor?
+fn has_end(process: &Path, is_it: &impl Fn(&Path) -> bool, not: libc::c_int) -> bool {
     let all = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-    all.filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| to == pipe)).any(|entry| {
+    all.filter(|entry| is_it(&entry.path())).any(|entry| {
         let info = fs::read_to_string(process.join("fdinfo").join(entry.file_name()));
         let info = info.unwrap_or_default();
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
         let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
-        // a descriptor that closed meanwhile counts as a reader: it is the careful answer
-        flags.is_none_or(|flags| flags & libc::O_ACCMODE != libc::O_WRONLY)
+        // a descriptor that closed meanwhile counts: it is the careful answer
+        flags.is_none_or(|flags| flags & libc::O_ACCMODE != not)
     })
 }
 

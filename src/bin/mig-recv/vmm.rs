@@ -21,6 +21,10 @@ pub(crate) fn check(cli: &Cli) -> Result<()> {
         let words = "--qemu takes one stream: start a mig-recv for each QEMU, with one --group";
         return Err(Misuse(words.to_owned()).into());
     }
+    if cli.verify {
+        let words = "--verify reads back what is kept, and what goes to QEMU is not: leave it out";
+        return Err(Misuse(words.to_owned()).into());
+    }
     if io::stdout().is_terminal() {
         let words = "QEMU's stream is binary and does not go to a terminal: let QEMU start this, as in -incoming \"exec:mig-recv --qemu …\", or redirect it";
         return Err(Misuse(words.to_owned()).into());

@@ -110,9 +110,11 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     let result = send::send(&sending, &options, &mut medium, &watch);
     watch.bar.finish_and_clear();
     drop(options);
+    // the receiver has it: whatever becomes of the medium now changes nothing of that
+    let confirmed = result.as_ref().is_ok_and(|sent| sent.confirmed);
     let result = watch.cause(end_medium(result, medium));
     let result = result.and_then(|sent| end_filter(filter).map(|()| sent));
-    let left = watch.end(&result, cli.moves, cli.quiet);
+    let left = watch.end(&result, confirmed, cli.moves, cli.quiet);
     let sent = result?;
     left?;
     tell(cli, &sent, cli.moves)?;
@@ -292,11 +294,11 @@ impl Watcher<'_> {
     }
 
     /// Lets the sources go, or leaves them held, as the outcome demands.
-    fn end<T>(self, result: &Result<T>, moves: bool, quiet: bool) -> Result<()> {
+    fn end<T>(self, result: &Result<T>, confirmed: bool, moves: bool, quiet: bool) -> Result<()> {
         let unknown = result.as_ref().err().is_some_and(|error| {
             error.chain().any(|e| matches!(e.downcast_ref(), Some(SendError::Unknown { .. })))
         });
-        let stays = moves && (result.is_ok() || unknown);
+        let stays = moves && (result.is_ok() || confirmed || unknown);
         let mut failed = None;
         for hold in self.frozen.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let words = hold.words();

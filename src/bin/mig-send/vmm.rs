@@ -12,12 +12,12 @@ use pageherd::cli::{Exit, progress, size};
 use pageherd::filter::chain::{Chain, Name};
 use pageherd::migrate::send::{SendError, Sent, VmmVm, Watch, send_vmm};
 use pageherd::migrate::transaction::Sender;
-use pageherd::source::vmm_stream::{Keeper, Verdict, VmmStream};
+use pageherd::source::vmm_stream::{Keeper, Lives, Verdict, VmmStream, is_way_back};
 use pageherd::store::group::{Role, SentGroup, end};
 use pageherd::sys::fd::{take_stdin, take_stdout};
 use pageherd::transport;
 use std::io::{self, IsTerminal};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 /// The name of a VM that was given none.
@@ -28,10 +28,12 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     // First of all: QEMU fills the pipe already. And the keeper is made while there is one thread,
     // and before anything is locked that it would keep locked.
     let keeper = Arc::new(Keeper::start().context("the process that keeps the pipe")?);
-    let (input, reply) = (take_stdin().context("standard input")?, reply(cli)?);
+    let reply = reply(cli)?; // while standard input is still in its place
+    let input = take_stdin().context("standard input")?;
     let mut stream = VmmStream::new(input, reply, Some(keeper.clone())).context("QEMU's stream")?;
     let mut group = None;
-    let (sent, verdict) = match send(cli, &name, &mut stream, &mut group, &keeper) {
+    let Done { sent, confirmed, verdict } = match send(cli, &name, &mut stream, &mut group, &keeper)
+    {
         Ok(done) => done,
         Err(error) => {
             stream.fail();
@@ -41,10 +43,11 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     let unknown = is_unknown(&sent);
     if let Some(group) = group {
         // where it is not known whether the far end has it, nobody may count on its pages
-        let left = group.done(sent.is_ok());
+        let left = group.done(sent.is_ok() || confirmed);
         left.unwrap_or_else(|e| remark(NAME, cli.quiet, &e.to_string()));
     }
-    match (&sent, unknown) {
+    // what fails after the far end has said that it has the guest does not bring it back
+    match (&sent, confirmed || unknown) {
         (Ok(_), _) | (_, true) => {
             let told = stream.complete(verdict.unwrap_or(Verdict::Held));
             told.unwrap_or_else(|e| remark(NAME, cli.quiet, &format!("QEMU is gone: {e}")));
@@ -101,13 +104,19 @@ fn check(cli: &Cli) -> Result<String> {
 
 /// Where QEMU listens, if it does: standard output, unless the stream goes there.
 fn reply(cli: &Cli) -> Result<Option<OwnedFd>> {
-    if cli.to == Address::Stdio || io::stdout().is_terminal() {
+    if cli.to == Address::Stdio || !is_way_back(io::stdin().as_fd(), io::stdout().as_fd()) {
         return Ok(None);
     }
     take_stdout().map(Some).context("standard output")
 }
 
-type Done = (Result<Sent>, Option<Verdict>);
+/// How it ended.
+struct Done {
+    sent: Result<Sent>,
+    /// The far end has said that it has the guest.
+    confirmed: bool,
+    verdict: Option<Verdict>,
+}
 
 fn send(
     cli: &Cli,
@@ -124,25 +133,36 @@ fn send(
     let say = |words: &str| remark(NAME, cli.quiet, &format!("VM {name}: {words}"));
     let watch = Watcher {
         keeper: keeper.clone(),
+        lives: stream.lives().context("QEMU's stream")?,
         bar: progress::pages(0, if cli.quiet { When::Never } else { cli.progress }),
     };
     let vm = VmmVm { name: name.to_owned(), stream, group: group.as_mut(), say: &say };
     let (sent, verdict) = send_vmm(vm, &options, &mut medium, &watch);
     watch.bar.finish_and_clear();
     drop(options);
+    let confirmed = sent.as_ref().is_ok_and(|sent| sent.confirmed);
     let sent = run::end_medium(sent, medium);
     let sent = sent.and_then(|sent| run::end_filter(filter).map(|()| sent));
-    Ok((sent, verdict))
+    Ok(Done { sent, confirmed, verdict })
 }
 
 struct Watcher {
     keeper: Arc<Keeper>,
+    lives: Lives,
     bar: indicatif::ProgressBar,
 }
 
 impl Watch for Watcher {
     fn pages(&self, pages: u64) {
         self.bar.inc(pages * 4096);
+    }
+
+    fn may_commit(&self) -> Result<(), String> {
+        // one that was cancelled lets its guest go on by itself
+        if self.lives.is_there() {
+            return Ok(());
+        }
+        Err("QEMU has closed its stream: the move was cancelled there, or it has ended".to_owned())
     }
 
     fn state(&self, state: Sender) -> Result<(), String> {

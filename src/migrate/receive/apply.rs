@@ -11,6 +11,9 @@ use rayon::prelude::*;
 use std::io::{Read, Write};
 
 const PAGE: usize = 4096;
+/// How often all pages of a VMM's stream may come that is kept: each time takes new slots, which are
+/// given back when the herd is opened next.
+const MOST_REPEATS: u64 = 8;
 
 /// Buffers that are used again for each record.
 #[derive(Debug, Default)]
@@ -153,6 +156,10 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
                 hashes.extend(pages[at..at + run].iter().map(|page| hashing.page(page)));
                 let slot = self.site.desk.lock().slots(run as u64);
                 self.slots += run as u64;
+                let pages = self.declared.iter().map(|vm| vm.shape.pages()).sum::<u64>();
+                if self.kept.is_some() && self.slots > pages.saturating_mul(MOST_REPEATS) {
+                    return Err(ReceiveError::TooOften { times: MOST_REPEATS });
+                }
                 self.site.store.put(name, first, slot, &bytes[at * size..(at + run) * size])?;
                 self.site.desk.lock().landed(id, first, slot, hashes);
                 self.kept.iter_mut().for_each(|kept| kept.came(Some(slot), run as u64));

@@ -90,6 +90,14 @@ pub enum ReceiveError {
         /// Which member.
         member: u32,
     },
+    /// Pages came again and again.
+    #[error(
+        "the VMM sent its pages more than {times} times over, and each time takes new room: stop the guest before it is recorded"
+    )]
+    TooOften {
+        /// How often they may come.
+        times: u64,
+    },
     /// The group's pool.
     #[error(transparent)]
     Group(#[from] GroupError),
@@ -170,6 +178,7 @@ impl ReceiveError {
             | Self::TemplateChanged(_)
             | Self::NoJournal
             | Self::NoVmmStream
+            | Self::TooOften { .. }
             | Self::NoState
             | Self::StateTooLong { .. }
             | Self::OtherVm { .. }

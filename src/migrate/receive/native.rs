@@ -123,8 +123,10 @@ impl Relay {
             starts.push(starts[starts.len() - 1] + pages);
         }
         let on = vmm.mapped.as_ref().and_then(|(template, mapped)| {
-            let mut fitting = shape.blocks.iter().zip(&starts);
-            let (_, &first) = fitting.find(|((_, pages), _)| *pages == mapped.pages)?;
+            // of two blocks of one length nobody knows which it is
+            let fits = |((_, pages), _): &(&(String, u64), &u64)| *pages == mapped.pages;
+            let mut fitting = shape.blocks.iter().zip(&starts).filter(fits);
+            let (Some((_, &first)), None) = (fitting.next(), fitting.next()) else { return None };
             let words = usize::try_from(mapped.pages.div_ceil(64)).ok()?;
             let pages = mapped.pages;
             let mut on = On { template: *template, first, pages, written: vec![0; words] };
@@ -251,6 +253,11 @@ impl Relay {
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         let result = template.read(of, &mut buffer[..PAGE]).map_err(ReceiveError::Template);
+        // a store through a mapping of a tmpfs file changes none of its times
+        let result = result.and_then(|()| match site.hashing.page(&buffer[..PAGE]) {
+            now if Some(now) == hash => Ok(()),
+            _ => Err(ReceiveError::TemplateChanged(template.path.clone())),
+        });
         let result = result.and_then(|()| self.bytes(site, page, &buffer[..PAGE], hash));
         self.buffer = buffer;
         result

@@ -75,6 +75,11 @@ pub enum SendError {
     /// The VMM's stream cannot be read.
     #[error("the VMM's stream cannot be read")]
     VmmRead(#[source] io::Error),
+    /// It waits for a word that it cannot hear.
+    #[error(
+        "QEMU waits for a word at the end of its stream (capability return-path), and standard output is not read by it: leave standard output to QEMU (messages go to standard error), with fd: give mig-send one socket as both, or turn return-path off"
+    )]
+    VmmDeaf,
     /// Its end cannot be found, and it waits there for a word.
     #[error(
         "QEMU waits for a word at the end of its stream (capability return-path), and the end of this one cannot be found: {reason}; or turn return-path off"

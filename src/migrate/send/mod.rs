@@ -147,6 +147,11 @@ pub trait Watch: Sync {
         Ok(())
     }
 
+    /// The far end has everything: may it be told to commit? What is said against it ends the attempt.
+    fn may_commit(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Who owns the memory now: told before it is acted on. What is said against it ends the
     /// attempt.
     fn state(&self, _state: Sender) -> Result<(), String> {
@@ -349,6 +354,7 @@ impl Attempt<'_> {
         if theirs != seal {
             return Err(SendError::OtherSeal);
         }
+        self.watch.may_commit().map_err(SendError::Source)?;
         // from here on, killed or not, we do not know; so it is told before the word goes out
         self.step(SenderEvent::Prepared)?;
         self.writer.record(&Record::Commit)?;

@@ -18,7 +18,7 @@ use crate::migrate::seal::NativeSeal;
 use crate::qemu::stream::{
     End, Item as Part, MOST_LEFT, NO_DESCRIPTION, Parser, StreamError, idle_section,
 };
-use crate::source::vmm_stream::{Verdict, VmmStream};
+use crate::source::vmm_stream::{Blind, Verdict, VmmStream};
 use crate::store::group::{News, SentGroup};
 use crate::transport::Channel;
 use crate::wire::header::feature;
@@ -37,7 +37,7 @@ const PIECE: usize = 1 << 20;
 /// Bytes that are no pages, gathered before they go.
 const GATHER: usize = 1 << 16;
 /// What is kept back of a stream that is not understood: its end, which lets the guest run, is in it.
-const LAST: usize = 1 << 19;
+const LAST: usize = 8 << 20;
 /// How long nothing must come before what can be the end is the end, where QEMU waits for us.
 const SILENCE: Duration = Duration::from_secs(1);
 /// Most bytes before the list of blocks, which is the first thing to be known.
@@ -187,7 +187,9 @@ impl<'a> NativeSupply<'a> {
             }
             input.feed(|item| {
                 match item {
-                    Part::Raw(bytes) | Part::Ask(bytes) => before.extend_from_slice(bytes),
+                    Part::Raw(bytes) => before.extend_from_slice(bytes),
+                    // where the far end answers, QEMU is answered by us
+                    Part::Ask(bytes) if !two_way => before.extend_from_slice(bytes),
                     Part::Blocks(list) => {
                         blocks = Some(list.to_vec());
                         return ControlFlow::Break(());
@@ -365,7 +367,8 @@ impl Taking<'_> {
                 // the 00 and what describes it, less what is here already
                 let all = description.map_or(1, |length| u64::from(length) + 6);
                 let unread = all.saturating_sub(input.left() as u64);
-                let unread = description.map(|_| unread);
+                // what this end reads itself is not waited for
+                let unread = description.map(|_| unread).filter(|_| two_way);
                 let whose = stream.verdict(input.parser.returns(), unread);
                 self.say_blind(whose, two_way);
                 *verdict = Some(whose);
@@ -389,6 +392,9 @@ impl Taking<'_> {
             let heard = input.parser.returns() && stream.is_heard();
             if let (Some(reason), true) = (input.parser.reason(), heard) {
                 return Err(SendError::VmmOpaque { reason: reason.to_string() });
+            }
+            if two_way && input.parser.returns() && !heard {
+                return Err(SendError::VmmDeaf);
             }
             if heard && input.may_be_over() && stream.is_quiet(SILENCE) {
                 input.ended = true;
@@ -416,7 +422,10 @@ impl Taking<'_> {
         }
         // where it was not known before, QEMU is done
         if verdict.is_none() {
-            let whose = stream.verdict(input.parser.returns(), None);
+            let whose = match input.parser.reason() {
+                Some(_) => Verdict::Blind(Blind::Opaque),
+                None => stream.verdict(input.parser.returns(), None),
+            };
             self.say_blind(whose, two_way);
             *verdict = Some(whose);
         }

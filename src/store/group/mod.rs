@@ -137,7 +137,7 @@ pub enum GroupError {
         live: usize,
     },
     /// The file that says which group it is cannot be understood.
-    #[error("group {path}: its file 'group' is damaged: give the group up with --end")]
+    #[error("group {path}: its file 'group' is damaged: give the group up with --end-group")]
     Damaged {
         /// The directory.
         path: PathBuf,
