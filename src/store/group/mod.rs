@@ -26,8 +26,8 @@
 //!   the size then (mm/shmem.c `shmem_write_end`, Linux 6.18; `generic_perform_write`), and a reader
 //!   that has seen the size takes the lock of the folio. Nothing is mapped: a file that shrinks would
 //!   be a SIGBUS.
-//! - No stream waits for another in a circle: a member learns of a page only after that was written
-//!   to the other's link, so a reference is always later than what it refers to.
+//! - No stream waits for another in a circle: a member learns of a page only after that was put on its
+//!   way, and each stream keeps its order, so a reference is always later than what it refers to.
 //!
 //! A lock belongs to the open file and outlives its process in a child that was forked: fork first,
 //! join then.

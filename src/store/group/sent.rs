@@ -139,7 +139,7 @@ impl SentGroup {
         self.card.key
     }
 
-    /// These pages have been written to the link, in this order: from now on others may name them.
+    /// These pages are on their way, in this order: from now on others may name them.
     /// Our page *n* is the *n*-th for which this was said, from 0.
     ///
     /// # Errors
