@@ -54,6 +54,9 @@ pub const fn shut(failed: bool) -> [u8; 8] {
     [0, 1, 0, 4, 0, 0, 0, failed as u8]
 }
 
+/// A word on the way back that says nothing: the answer to a question (`MIG_RP_MSG_PONG`).
+pub const PONG: [u8; 8] = [0, 2, 0, 4, 0, 0, 0, 1];
+
 /// A section of `ram`, number `section`, that says nothing: QEMU takes it wherever a section may
 /// come, also after the device state.
 pub fn idle_section(section: u32) -> [u8; 18] {

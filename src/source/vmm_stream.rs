@@ -21,8 +21,8 @@
 //! A *keeper*, another process, has the pipe too: from when the far end is told to commit until it has
 //! answered, nobody may let the source go, also where we are killed then.
 
-use crate::qemu::stream::shut;
-use crate::sys::fd::{Want, broken, fits_pipe, pipe_room, wait, widen_pipe};
+use crate::qemu::stream::{PONG, shut};
+use crate::sys::fd::{Want, broken, fits_pipe, pipe_room, unread, wait, widen_pipe};
 use crate::sys::guard::{self, Link};
 use crate::sys::readers;
 use std::fs::File;
@@ -31,7 +31,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Room of the pipe while memory comes: with what one call reads it is well below the description, so
 /// that QEMU waits at its end also where the pipe cannot be made smaller in time.
@@ -93,15 +93,15 @@ fn keep(link: &Link) {
     if let (Some(input), true) = (input, keeps) {
         // The far end may have it: the guest must not go on here by itself. QEMU says `completed`
         // and keeps it paused; a human can let it go.
-        let _ = end(&mut File::from(input), reply.map(File::from).as_mut(), unread);
+        let _ = end(&mut File::from(input), reply.map(File::from).as_ref(), unread);
     }
 }
 
 /// Takes what QEMU still writes, and tells it that all went well as soon as it has written `unread`
 /// bytes: those that are left of its stream.
-fn end(input: &mut File, reply: Option<&mut File>, unread: u64) -> io::Result<()> {
+fn end(input: &mut File, reply: Option<&File>, unread: u64) -> io::Result<()> {
     io::copy(&mut Read::take(&*input, unread), &mut io::sink())?;
-    if let Some(reply) = reply {
+    if let Some(mut reply) = reply {
         reply.write_all(&shut(false))?;
         reply.flush()?;
     }
@@ -133,14 +133,83 @@ pub struct Lives {
     /// It waits for us; one that does not may be done.
     waits: Arc<AtomicBool>,
     input: Option<File>,
-    reply: Option<File>,
+    reply: Option<Arc<Ear>>,
 }
 
 impl Lives {
-    /// Has it closed none of them, although it waits?
+    /// Has it closed none of them, although it waits, and does it still listen?
     pub fn is_there(&self) -> bool {
-        let gone = |file: &Option<File>| file.as_ref().is_some_and(|file| broken(file.as_fd()));
-        !self.waits.load(Ordering::Relaxed) || !gone(&self.input) && !gone(&self.reply)
+        if !self.waits.load(Ordering::Relaxed) {
+            return true;
+        }
+        let gone = self.input.as_ref().is_some_and(|file| broken(file.as_fd()));
+        !gone && self.reply.as_ref().is_none_or(|ear| ear.still_listens())
+    }
+}
+
+/// Longest time in which QEMU takes a word from the way back, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where QEMU listens, if it does.
+///
+/// That it says so is not enough. QEMU 7.2 says it, and does not listen, in the move after one that
+/// failed with `return-path` on, where the capability was turned off in between (`rp_thread_created`
+/// is left as it was); it then says `completed` without waiting for anything. And after
+/// `migrate_cancel` it closes nothing, waits for our word and runs the guest whatever that is (7.2 and
+/// 10.0: a pipe cannot be shut down). So it is given words that say nothing, and whether it takes them
+/// tells.
+#[derive(Debug)]
+struct Ear {
+    reply: File,
+    /// A first word has gone out.
+    asked: AtomicBool,
+    heard: AtomicBool,
+}
+
+impl Ear {
+    const fn new(reply: File) -> Self {
+        Self { reply, asked: AtomicBool::new(false), heard: AtomicBool::new(false) }
+    }
+
+    fn say(&self) -> bool {
+        (&self.reply).write_all(&PONG).is_ok()
+    }
+
+    fn has_taken(&self) -> bool {
+        unread(self.reply.as_fd()).is_ok_and(|bytes| bytes == 0)
+    }
+
+    fn takes(&self) -> bool {
+        let end = Instant::now() + PATIENCE;
+        while !broken(self.reply.as_fd()) && Instant::now() < end {
+            if self.has_taken() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        false
+    }
+
+    /// QEMU has said that it listens: it is asked, and later looked at.
+    fn try_out(&self) {
+        if !self.asked.swap(true, Ordering::Relaxed) {
+            self.say();
+        } else if self.has_taken() {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// QEMU has taken what it was told.
+    fn is_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Does it still? True too where it never listened.
+    ///
+    /// Two words, one after the other: after `migrate_cancel` QEMU takes one, finds that it has been
+    /// cancelled, and takes no other.
+    fn still_listens(&self) -> bool {
+        !self.is_heard() || (0..2).all(|_| self.say() && self.takes())
     }
 }
 
@@ -192,7 +261,7 @@ impl std::fmt::Display for Blind {
 #[derive(Debug)]
 pub struct VmmStream {
     input: File,
-    reply: Option<File>,
+    reply: Option<Arc<Ear>>,
     keeper: Option<Arc<Keeper>>,
     /// A pipe, and how much it holds now.
     pipe: Option<usize>,
@@ -230,7 +299,7 @@ impl VmmStream {
         } else {
             None
         };
-        let reply = reply.map(File::from);
+        let reply = reply.map(|reply| Arc::new(Ear::new(File::from(reply))));
         Ok(Self {
             input,
             reply,
@@ -244,9 +313,13 @@ impl VmmStream {
         })
     }
 
-    /// QEMU said that it listens: it waits for our word, and the pipe may be wide.
+    /// QEMU said that it listens. Where that is so it waits for our word, and the pipe may be wide. To
+    /// be called after each read.
     pub fn listens(&mut self) {
-        if self.reply.is_some() && self.piece < WIDE {
+        let Some(ear) = self.reply.as_ref().filter(|_| self.piece < WIDE) else { return };
+        ear.try_out();
+        // not any more, where the pipe must be small
+        if ear.is_heard() && !self.narrows {
             widen_pipe(self.input.as_fd(), WIDE_ROOM);
             self.piece = WIDE;
         }
@@ -261,7 +334,7 @@ impl VmmStream {
         let watched = self.pipe.is_some() || self.is_socket;
         let input = if watched { Some(self.input.try_clone()?) } else { None };
         let waits = self.waits.clone();
-        Ok(Lives { waits, input, reply: self.reply.as_ref().map(File::try_clone).transpose()? })
+        Ok(Lives { waits, input, reply: self.reply.clone() })
     }
 
     /// Does QEMU wait for our word, if it says so?
@@ -300,8 +373,14 @@ impl VmmStream {
             // a keeper that is gone cannot be asked to keep anything either, and that is seen
             let _ = link.send(&[&[word::UNREAD][..], &count].concat(), None);
         }
+        if let Some(ear) = self.reply.as_ref().filter(|ear| returns && !ear.is_heard()) {
+            // a short stream: it may not have had the time
+            ear.try_out();
+            ear.heard.store(ear.takes(), Ordering::Relaxed);
+        }
+        let told = self.reply.as_ref().is_some_and(|ear| ear.is_heard());
         let whose = match (self.pipe, unread) {
-            _ if returns && self.reply.is_some() => Verdict::Told,
+            _ if returns && told => Verdict::Told,
             (None, _) if self.is_socket => Verdict::Blind(Blind::Socket),
             (None, _) => Verdict::Blind(Blind::File),
             (Some(room), Some(unread)) if unread > room as u64 => Verdict::Held,
@@ -317,8 +396,10 @@ impl VmmStream {
     /// # Errors
     /// Where QEMU is gone.
     pub fn complete(mut self, verdict: Verdict) -> io::Result<()> {
-        let reply = self.reply.as_mut().filter(|_| verdict == Verdict::Told);
-        end(&mut self.input, reply, self.unread)?;
+        // whoever said that it listens gets the word, so that nobody waits for ever
+        let asked = |ear: &&Arc<Ear>| verdict == Verdict::Told || ear.asked.load(Ordering::Relaxed);
+        let reply = self.reply.as_ref().filter(asked);
+        end(&mut self.input, reply.map(|ear| &ear.reply), self.unread)?;
         self.keeper.as_ref().map_or(Ok(()), |keeper| keeper.keep(false))
     }
 
@@ -384,26 +465,65 @@ mod tests {
         assert_eq!(stream.verdict(false, Some(1 << 13)), Verdict::Held);
     }
 
+    /// A QEMU that listens: takes words as they come and says what they were.
+    fn listening(mut heard: io::PipeReader) -> std::thread::JoinHandle<Vec<[u8; 8]>> {
+        std::thread::spawn(move || {
+            let (mut words, mut word) = (Vec::new(), [0; 8]);
+            while heard.read_exact(&mut word).is_ok() {
+                words.push(word);
+                if word == shut(false) {
+                    break;
+                }
+            }
+            words
+        })
+    }
+
     #[test]
-    fn who_listens_is_told() {
-        let (from, to) = pipe().unwrap();
-        let (mut heard, reply) = pipe().unwrap();
+    fn who_listens_is_told_when_it_has_written_everything() {
+        let (from, mut to) = pipe().unwrap();
+        let (heard, reply) = pipe().unwrap();
         let mut stream = VmmStream::new(from.into(), Some(reply.into()), None).unwrap();
+        let listening = listening(heard);
+        stream.listens();
         assert_eq!(stream.verdict(true, Some(100_000)), Verdict::Told);
-        let mut to = to;
-        let writing = std::thread::spawn(move || {
-            to.write_all(&[1; 99_999]).unwrap();
-            std::thread::sleep(Duration::from_millis(50));
-            // the word must not have come yet
-            let mut before = [nix::poll::PollFd::new(heard.as_fd(), nix::poll::PollFlags::POLLIN)];
-            assert_eq!(nix::poll::poll(&mut before, 0u8), Ok(0));
-            to.write_all(&[1]).unwrap();
-            let mut word = [0; 8];
-            heard.read_exact(&mut word).unwrap();
-            word
-        });
-        stream.complete(Verdict::Told).unwrap();
-        assert_eq!(writing.join().unwrap(), [0, 1, 0, 4, 0, 0, 0, 0]);
+        assert!(stream.lives().unwrap().is_there());
+        let completing = std::thread::spawn(move || stream.complete(Verdict::Told));
+        to.write_all(&[1; 99_999]).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!listening.is_finished(), "the word must not have come yet");
+        to.write_all(&[1]).unwrap();
+        assert_eq!(listening.join().unwrap(), [PONG, PONG, PONG, shut(false)]);
+        drop(to);
+        completing.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn who_only_says_that_it_listens_is_held() {
+        let (from, _to) = pipe().unwrap();
+        let (_heard, reply) = pipe().unwrap();
+        let mut stream = VmmStream::new(from.into(), Some(reply.into()), None).unwrap();
+        stream.listens();
+        stream.listens();
+        assert_eq!(stream.piece, PIECE, "the pipe stays small");
+        assert_eq!(stream.verdict(true, Some(50_000)), Verdict::Held);
+        assert!(stream.lives().unwrap().is_there(), "it never listened");
+    }
+
+    #[test]
+    fn who_takes_one_word_more_and_no_other_listens_no_longer() {
+        for closes in [false, true] {
+            let (from, _to) = pipe().unwrap();
+            let (mut heard, reply) = pipe().unwrap();
+            let mut stream = VmmStream::new(from.into(), Some(reply.into()), None).unwrap();
+            let taking = std::thread::spawn(move || {
+                heard.read_exact(&mut [0; 16]).unwrap();
+                (!closes).then_some(heard)
+            });
+            assert_eq!(stream.verdict(true, None), Verdict::Told);
+            assert!(!stream.lives().unwrap().is_there());
+            drop(taking.join().unwrap());
+        }
     }
 
     #[test]

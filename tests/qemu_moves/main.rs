@@ -7,9 +7,11 @@ mod support;
 
 mod filtered;
 mod flips;
+mod groups;
 mod guide;
 mod plain;
 mod rig;
 mod road;
 mod several;
 mod truth;
+mod ways;

@@ -272,6 +272,11 @@ impl Pair {
         Relay::new(&self.path("near"), &self.path("far"), sealed, at)
     }
 
+    /// The process of an end, once it is there.
+    pub(crate) fn pid_of(&self, end: &str) -> Option<i32> {
+        fs::read_to_string(self.path(&format!("{end}.pid"))).ok()?.trim().parse().ok()
+    }
+
     /// What an end has said.
     pub(crate) fn said(&self, end: &str) -> String {
         fs::read_to_string(self.path(end)).unwrap_or_default()

@@ -63,7 +63,7 @@ pub(crate) struct Cli {
     pub(crate) verify: bool,
 
     /// The name that the VM must have
-    #[arg(long, value_name = "NAME", help_heading = "QEMU", requires = "qemu")]
+    #[arg(long, value_name = "NAME", help_heading = "QEMU")]
     pub(crate) vm: Option<String>,
     /// The group of the moves that send what they share once: a name, or the path of a directory
     #[arg(long, value_name = "NAME", help_heading = "QEMU")]

@@ -39,6 +39,8 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit> {
     }
     if cli.qemu {
         crate::vmm::check(cli)?;
+    } else if cli.vm.is_some() {
+        return Err(Misuse("the sender names the VMs, and --vm here is the one that a QEMU waits for (--qemu); --image NAME=FILE says where one goes".to_owned()).into());
     }
     if cli.into.is_none() && cli.image.is_empty() && !cli.discard && !cli.qemu {
         return Err(Misuse("where to? Name a herd by --into DIR, or images by --image NAME=FILE, or a QEMU by --qemu; --discard only proves a stream".to_owned()).into());
