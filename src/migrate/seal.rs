@@ -11,11 +11,7 @@ pub struct NativeSeal(pub [u8; 16]);
 impl NativeSeal {
     /// The next part.
     pub fn add(&mut self, hashing: &Hashing, part: Native<'_>) {
-        let (kind, bytes): (u8, &[u8]) = match part {
-            Native::Bytes(bytes) => (1, bytes),
-            Native::Named => (2, &[]),
-            Native::Ready(bytes) => (3, bytes),
-        };
+        let (kind, bytes) = part.parts();
         self.0 = hashing.seal(&[&self.0[..], &[kind], bytes].concat());
     }
 }

@@ -306,7 +306,8 @@ fn verdict(entries: &[Entry], session: &str) -> Option<Verdict> {
     entries.iter().find(|entry| entry.session == session).map(|entry| entry.verdict.clone())
 }
 
-fn open_in(dir: &File, name: &str, flags: OFlag) -> io::Result<File> {
+/// Opens a plain file, no link, to nobody else.
+pub(super) fn open_in(dir: &File, name: &str, flags: OFlag) -> io::Result<File> {
     // without waiting: a named pipe in the place of a file has nobody at its other end
     let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = File::from(openat(dir.as_fd(), name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);

@@ -125,6 +125,17 @@ pub enum Native<'a> {
     Ready(&'a [u8]),
 }
 
+impl<'a> Native<'a> {
+    /// Its number and its bytes, as they stand in a stream and as a seal is over them.
+    pub const fn parts(self) -> (u8, &'a [u8]) {
+        match self {
+            Self::Bytes(bytes) => (native::BYTES, bytes),
+            Self::Named => (native::NAMED, &[]),
+            Self::Ready(idle) => (native::READY, idle),
+        }
+    }
+}
+
 /// The pool of a stream: pages that the receiver keeps by whose they are and a number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PoolShape {
@@ -186,7 +197,11 @@ impl<'a> Record<'a> {
             Self::Seal(seal) => out.extend(seal),
             Self::Abort(why) => put_text(out, why),
             Self::Resolve(session) => out.extend(session.0),
-            Self::Native(native) => write_native(*native, out),
+            Self::Native(native) => {
+                let (kind, bytes) = native.parts();
+                out.push(kind);
+                out.extend(bytes);
+            }
             Self::Pool(pool) => write_pool(pool, out),
             Self::Keep(keep) => out.push(u8::from(*keep)),
         }
@@ -276,16 +291,6 @@ mod native {
     pub(super) const BYTES: u8 = 1;
     pub(super) const NAMED: u8 = 2;
     pub(super) const READY: u8 = 3;
-}
-
-fn write_native(part: Native<'_>, out: &mut Vec<u8>) {
-    let (kind, bytes): (u8, &[u8]) = match part {
-        Native::Bytes(bytes) => (native::BYTES, bytes),
-        Native::Named => (native::NAMED, &[]),
-        Native::Ready(idle) => (native::READY, idle),
-    };
-    out.push(kind);
-    out.extend(bytes);
 }
 
 fn read_native<'a>(r: &mut Reader<'a>) -> Result<Native<'a>, WireError> {

@@ -3,6 +3,7 @@
 
 use super::dir::Role;
 use super::{GroupError, MOST_MEMBERS};
+pub(super) use crate::store::herd::open_in;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, RenameFlags, openat, renameat, renameat2};
@@ -336,18 +337,6 @@ pub(super) fn bytes(found: &FileStat) -> u64 {
 pub(super) fn stat_in(dir: &File, name: &str) -> Option<FileStat> {
     let found = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
     (found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits()).then_some(found)
-}
-
-/// Opens a plain file, no link, to nobody else.
-pub(super) fn open_in(dir: &File, name: &str, flags: OFlag) -> io::Result<File> {
-    // without waiting: a named pipe in the place of a file has nobody at its other end
-    let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = File::from(openat(dir.as_fd(), name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"))
-    }
 }
 
 /// The names in a directory.
