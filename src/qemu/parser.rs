@@ -130,11 +130,6 @@ impl Parser {
         self.reason.as_ref()
     }
 
-    /// Has the last section of `ram` begun?
-    pub const fn is_ending(&self) -> bool {
-        self.ending
-    }
-
     /// Has the whole stream been used, with its description?
     pub const fn is_done(&self) -> bool {
         matches!(self.state, State::Done)

@@ -22,7 +22,7 @@
 //! answered, nobody may let the source go, also where we are killed then.
 
 use crate::qemu::stream::{PONG, shut};
-use crate::sys::fd::{Want, broken, fits_pipe, pipe_room, unread, wait, widen_pipe};
+use crate::sys::fd::{Want, broken, fits_pipe, pipe_room, unread, wait};
 use crate::sys::guard::{self, Link};
 use crate::sys::readers;
 use std::fs::File;
@@ -33,14 +33,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Room of the pipe while memory comes: with what one call reads it is well below the description, so
-/// that QEMU waits at its end also where the pipe cannot be made smaller in time.
+/// Room of the pipe while the end may be near, and what one call reads: together they are well below
+/// the description, so that QEMU waits at its end also where the pipe cannot be made smaller in time.
 const ROOM: usize = 16 << 10;
-/// Bytes that one call reads.
-const PIECE: usize = 16 << 10;
-/// Both where QEMU waits for our word.
+/// Rooms while it is far, the largest first. Each time that a pipe is full or empty one end is woken,
+/// which takes 50 us where a processor sleeps: 16 KiB carry 0.3 GB/s then (docs/PERFORMANCE.md).
+const ROOMS: [usize; 3] = [256 << 10, 64 << 10, ROOM];
+/// How many times its room must still come.
+const MARGIN: u64 = 2;
+/// Room, and what one call reads, where QEMU waits for our word.
 const WIDE: usize = 1 << 20;
-const WIDE_ROOM: u32 = 1 << 20;
 /// Room of the pipe at the end: one page, the least there is.
 const LEAST: usize = 4096;
 
@@ -265,11 +267,10 @@ pub struct VmmStream {
     keeper: Option<Arc<Keeper>>,
     /// A pipe, and how much it holds now.
     pipe: Option<usize>,
-    narrows: bool,
+    /// How much it should hold.
+    room: usize,
     /// QEMU waits for us.
     waits: Arc<AtomicBool>,
-    /// Bytes that one call reads.
-    piece: usize,
     is_socket: bool,
     /// Bytes of the stream that have not been taken out of the pipe, once that is known.
     unread: u64,
@@ -305,9 +306,8 @@ impl VmmStream {
             reply,
             keeper,
             pipe,
-            narrows: false,
+            room: ROOM,
             waits: Arc::default(),
-            piece: PIECE,
             is_socket: kind.is_socket(),
             unread: 0,
         })
@@ -316,12 +316,22 @@ impl VmmStream {
     /// QEMU said that it listens. Where that is so it waits for our word, and the pipe may be wide. To
     /// be called after each read.
     pub fn listens(&mut self) {
-        let Some(ear) = self.reply.as_ref().filter(|_| self.piece < WIDE) else { return };
+        let Some(ear) = self.reply.as_ref().filter(|_| self.room < WIDE) else { return };
         ear.try_out();
         // not any more, where the pipe must be small
-        if ear.is_heard() && !self.narrows {
-            widen_pipe(self.input.as_fd(), WIDE_ROOM);
-            self.piece = WIDE;
+        if ear.is_heard() && self.room > LEAST {
+            self.room = WIDE;
+            self.fit();
+        }
+    }
+
+    /// At least so many bytes come before the end: as long as that is far the pipe may be wide. To be
+    /// called after each read.
+    pub fn ahead(&mut self, bytes: u64) {
+        if self.room < WIDE && self.room > LEAST {
+            let fits = |room: &&usize| **room as u64 * MARGIN <= bytes;
+            self.room = *ROOMS.iter().find(fits).unwrap_or(&ROOM);
+            self.fit();
         }
     }
 
@@ -347,21 +357,23 @@ impl VmmStream {
         matches!(wait(self.input.as_fd(), Want::Read, Some(long)), Ok(false))
     }
 
-    /// The last section of memory has begun: from now on the pipe is made smaller after each read, until
-    /// it is as small as it can be.
-    pub const fn narrow(&mut self) {
-        self.narrows = true;
+    /// All memory has come: from now on the pipe is made smaller after each read, until it is as small
+    /// as it can be.
+    pub fn narrow(&mut self) {
+        if self.room < WIDE {
+            self.room = LEAST;
+            self.fit();
+        }
     }
 
     /// Just after a read: the writer needs longer to wake than this takes, and a pipe that is not
     /// empty can be made as small as what is in it.
-    fn shrink(&mut self) {
-        let sizes: &[usize] = if self.narrows { &[LEAST, 2 * LEAST] } else { &[ROOM] };
-        for &size in sizes {
-            if self.pipe.is_some_and(|room| room > size) && fits_pipe(self.input.as_fd(), size) {
-                self.pipe = Some(size);
-            }
-        }
+    fn fit(&mut self) {
+        let Some(pipe) = self.pipe.filter(|pipe| *pipe != self.room) else { return };
+        let least = [LEAST, 2 * LEAST];
+        let sizes = if self.room == LEAST { &least[..] } else { std::slice::from_ref(&self.room) };
+        let fits = |size: &&usize| **size != pipe && fits_pipe(self.input.as_fd(), **size);
+        self.pipe = Some(sizes.iter().find(fits).copied().unwrap_or(pipe));
     }
 
     /// Whose is the verdict, when so many bytes have not been taken out of the pipe yet? `returns`:
@@ -411,14 +423,13 @@ impl VmmStream {
 
 impl Read for VmmStream {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let most = if self.pipe.is_some() { to.len().min(self.piece) } else { to.len() };
+        // what is taken out is not waited for, so little of it where the end may be near
+        let most = self.pipe.map_or(to.len(), |_| to.len().min(self.room.max(ROOM)));
         loop {
             match self.input.read(&mut to[..most]) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 done => {
-                    if self.piece == PIECE {
-                        self.shrink();
-                    }
+                    self.fit();
                     return done;
                 }
             }
@@ -447,6 +458,25 @@ mod tests {
         assert!(!writing.is_finished());
         stream.complete(Verdict::Held).unwrap();
         writing.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_pipe_is_wide_while_the_end_is_far() {
+        let (from, mut to) = pipe().unwrap();
+        let mut stream = VmmStream::new(from.into(), None, None).unwrap();
+        stream.ahead(512 << 10);
+        assert_eq!(stream.pipe, Some(256 << 10));
+        to.write_all(&[1; 100_000]).unwrap();
+        stream.ahead((512 << 10) - 1);
+        assert_eq!(stream.pipe, Some(256 << 10), "what is in it does not fit");
+        stream.read_exact(&mut [0; 65_536]).unwrap();
+        assert_eq!(stream.pipe, Some(64 << 10));
+        stream.ahead(9);
+        stream.read_exact(&mut [0; 100_000 - 65_536]).unwrap();
+        assert_eq!(stream.pipe, Some(ROOM));
+        stream.narrow();
+        stream.ahead(1 << 30);
+        assert_eq!(stream.pipe, Some(LEAST), "memory has come to its end");
     }
 
     #[test]
@@ -505,7 +535,7 @@ mod tests {
         let mut stream = VmmStream::new(from.into(), Some(reply.into()), None).unwrap();
         stream.listens();
         stream.listens();
-        assert_eq!(stream.piece, PIECE, "the pipe stays small");
+        assert_eq!(stream.pipe, Some(ROOM), "the pipe stays small");
         assert_eq!(stream.verdict(true, Some(50_000)), Verdict::Held);
         assert!(stream.lives().unwrap().is_there(), "it never listened");
     }

@@ -295,6 +295,8 @@ impl Supply for NativeSupply<'_> {
                 seal: &mut self.seal,
                 work,
                 out,
+                first_round: FirstRound { next: Some(0), end: 0 },
+                ram_ended: false,
                 batch: None,
                 raw: Vec::new(),
                 opaque: false,
@@ -326,6 +328,33 @@ pub(super) enum Work {
     Done,
 }
 
+/// What must still come of the round in which every page comes once. QEMU begins with all pages, in
+/// their order. Where one is left out (hints of a balloon) nothing is known; and a block can be left
+/// out as a whole (`x-ignore-shared`), so nothing is known of those that have not begun.
+struct FirstRound {
+    /// The page that comes next; `None` where one came that was not next.
+    next: Option<u64>,
+    /// The end of the block that has begun.
+    end: u64,
+}
+
+impl FirstRound {
+    /// The least that a page takes: its address and a byte.
+    const LEAST: u64 = 9;
+
+    fn came(&mut self, page: u64, starts: &[u64]) {
+        self.next = self.next.filter(|&next| next == page).map(|next| next + 1);
+        if page >= self.end {
+            self.end = starts.iter().copied().find(|&start| start > page).unwrap_or(0);
+        }
+    }
+
+    /// The least that comes before the end.
+    fn bytes(&self) -> u64 {
+        self.next.map_or(0, |next| self.end.saturating_sub(next) * Self::LEAST)
+    }
+}
+
 /// Items of the stream on their way to be settled.
 struct Taking<'a> {
     starts: &'a [u64],
@@ -333,6 +362,9 @@ struct Taking<'a> {
     seal: &'a mut NativeSeal,
     work: SyncSender<Work>,
     out: &'a dyn Out,
+    first_round: FirstRound,
+    /// The last section of memory is over.
+    ram_ended: bool,
     batch: Option<Batch>,
     raw: Vec<u8>,
     /// Nothing is taken apart any more.
@@ -386,7 +418,8 @@ impl Taking<'_> {
             if input.parser.returns() {
                 stream.listens();
             }
-            if input.parser.is_ending() {
+            stream.ahead(self.first_round.bytes());
+            if self.ram_ended {
                 stream.narrow();
             }
             let heard = input.parser.returns() && stream.is_heard();
@@ -454,7 +487,8 @@ impl Taking<'_> {
                 (self.say)(&passes_whole(&reason.to_string()));
                 self.opaque = true;
             }
-            Part::RamEnd | Part::Ask(_) | Part::Blocks(_) | Part::Eof { .. } => {}
+            Part::RamEnd => self.ram_ended = true,
+            Part::Ask(_) | Part::Blocks(_) | Part::Eof { .. } => {}
         }
         if self.stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
@@ -470,6 +504,7 @@ impl Taking<'_> {
 
     fn place(&mut self, block: u32, page: u64, named: bool, bytes: Option<&[u8; PAGE]>) {
         let page = self.starts.get(block as usize).map_or(page, |start| start + page);
+        self.first_round.came(page, self.starts);
         if named {
             self.flush_batch();
             self.flush_raw(0);
