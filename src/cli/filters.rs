@@ -97,7 +97,7 @@ pub const ALL: [Words; 9] = [
                 equal a page of the template, the page of the same number first, then any. \
                 With a randomised kernel two boots of one system share half of their pages, but \
                 only a fifth at the same place.",
-        proves: "Before the first page, mig-send tells the BLAKE3 digest of the whole template, and \
+        proves: "Before the first page, mig-send tells a digest of the whole template, and \
                  mig-recv refuses to go on if none of its own has it. A page that is mapped from \
                  FILE and not written is FILE's by the kernel's word. For any other, a hash says \
                  where to look and the bytes decide. A template that is written to while the stream \

@@ -1,9 +1,10 @@
 //! Templates at either end: opened, proven by a digest of all of them, and known page by page.
 
 use crate::base::PAGE_SIZE;
-use crate::base::digest::{Hashing, PageHash, is_zero};
+use crate::base::digest::{Hashing, PageHash, is_zero, of_template};
 use crate::placement::map::MapFile;
 use crate::source::image::{ImageError, file_id};
+use crate::sys::extents::next_data;
 use rayon::prelude::*;
 use std::fs::{File, Metadata};
 use std::io;
@@ -11,8 +12,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes hashed at once.
-const PIECE: u64 = 1 << 22;
+/// Pages that one processor reads and hashes at once, in its cache.
+const PIECE: usize = 128;
+const PAGE: usize = 4096;
 
 /// A template, proven.
 #[derive(Clone, Debug)]
@@ -25,7 +27,7 @@ pub struct KnownTemplate {
     pub inode: u64,
     /// Its pages.
     pub pages: u64,
-    /// BLAKE3 of all of it.
+    /// What it is known by ([`of_template`]).
     pub digest: [u8; 32],
     /// Of each page; `None` where it is zero.
     pub hashes: Arc<[Option<PageHash>]>,
@@ -80,12 +82,12 @@ impl TemplateFile {
     pub fn know(self, hashing: &Hashing) -> Result<KnownTemplate, ImageError> {
         let Self { path, id, meta, file } = self;
         let failed = |source| ImageError::Io { path: path.clone(), source };
-        let (digest, hashes) = read(&file, meta.len(), hashing).map_err(failed)?;
+        let hashes: Arc<[_]> = read(&file, meta.len() / PAGE_SIZE, hashing).map_err(failed)?.into();
         Ok(KnownTemplate {
             device: id.device,
             inode: id.inode,
             pages: meta.len() / PAGE_SIZE,
-            digest,
+            digest: of_template(&hashes),
             hashes,
             file: Arc::new(file),
             changed: (meta.ctime(), meta.ctime_nsec()),
@@ -110,30 +112,29 @@ impl KnownTemplate {
     }
 }
 
-type Read = ([u8; 32], Arc<[Option<PageHash>]>);
-
-/// The digest is one over the whole; the pages of each piece are hashed by all processors while it
-/// is in the cache.
-fn read(file: &File, length: u64, hashing: &Hashing) -> io::Result<Read> {
-    let mut whole = blake3::Hasher::new();
-    let mut hashes = Vec::with_capacity(usize::try_from(length / PAGE_SIZE).unwrap_or(0));
-    let mut buffer = Vec::new();
+/// Pieces are read and hashed side by side; holes are not read.
+fn read(file: &File, pages: u64, hashing: &Hashing) -> io::Result<Vec<Option<PageHash>>> {
+    let mut hashes = vec![None; usize::try_from(pages).unwrap_or(0)];
     let mut at = 0;
-    while at < length {
-        let piece = usize::try_from(PIECE.min(length - at)).unwrap_or(0);
-        buffer.resize(piece, 0);
-        file.read_exact_at(&mut buffer, at)?;
-        let (_, pages) = rayon::join(
-            || whole.update_rayon(&buffer),
-            || {
-                let pages = buffer.par_chunks(4096);
-                pages.map(|page| (!is_zero(page)).then(|| hashing.page(page))).collect::<Vec<_>>()
-            },
-        );
-        hashes.extend(pages);
-        at += piece as u64;
+    while let Some(data) = next_data(file, at)? {
+        let [from, to] = [data.start / PAGE_SIZE, data.end.div_ceil(PAGE_SIZE).min(pages)]
+            .map(|page| usize::try_from(page).unwrap_or(0));
+        if from >= to {
+            break; // it has grown
+        }
+        let pieces = hashes[from..to].par_chunks_mut(PIECE).enumerate();
+        pieces.try_for_each_init(Vec::new, |buffer: &mut Vec<u8>, (number, hashes)| {
+            buffer.resize(hashes.len() * PAGE, 0);
+            let first = (from + number * PIECE) as u64;
+            file.read_exact_at(buffer, first * PAGE_SIZE)?;
+            for (hash, page) in hashes.iter_mut().zip(buffer.chunks(PAGE)) {
+                *hash = (!is_zero(page)).then(|| hashing.page(page));
+            }
+            io::Result::Ok(())
+        })?;
+        at = data.end;
     }
-    Ok((*whole.finalize().as_bytes(), hashes.into()))
+    Ok(hashes)
 }
 
 #[cfg(test)]
@@ -149,8 +150,7 @@ mod tests {
         assert_eq!(known.pages, 3);
         assert_eq!(known.hashes[0], None);
         assert_eq!(known.hashes[1], Some(Hashing::Plain.page(&[5; 4096])));
-        let whole: Vec<u8> = [[0; 4096], [5; 4096], [0; 4096]].concat();
-        assert_eq!(known.digest, *blake3::hash(&whole).as_bytes());
+        assert_eq!(known.digest, of_template(&known.hashes));
         assert!(!known.has_changed());
         file.as_file().write_all_at(&[6], 0).unwrap();
         assert!(known.has_changed());

@@ -217,7 +217,7 @@ fn of_record(record: &Record<'_>) -> String {
         Record::Vm(vm) => of_vm(vm),
         Record::Template(template) => {
             format!(
-                "{}, {} pages, BLAKE3 {}",
+                "{}, {} pages, digest {}",
                 template.label,
                 template.pages,
                 hex(&template.digest)
@@ -443,7 +443,7 @@ mod tests {
         for words in [
             "features answers,rounds,foreign,templates,exec,vmm, hash with a key, session 0707",
             "web, 10 pages: ram 9 rom 1",
-            "base.img, 5 pages, BLAKE3 abab",
+            "base.img, 5 pages, digest abab",
             "vm 0: 0-1 zero | 2 zstd in 3 bytes with 1 pages below | 3 unused | 4 packed above | \
              5 same as vm 0 2 | 6 template 0 4 | 7-8 xor in 3 bytes to template 0 1-2 | \
              9 xor in 3 bytes to what they held before | 10-11 not here | 12-14 kept 7-9 of member 1",

@@ -70,7 +70,7 @@ pub struct TemplateShape {
     pub label: String,
     /// Its pages.
     pub pages: u64,
-    /// BLAKE3 of all of it.
+    /// What it is known by ([`crate::base::digest::of_template`]).
     pub digest: [u8; 32],
 }
 

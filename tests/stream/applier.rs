@@ -3,7 +3,7 @@
 //! whether the fuzzer finds them.
 
 use crate::given::{Feed, Given, Memories, Outcome, PAGE, Refused, state_of, unfill};
-use pageherd::base::digest::{Hashing, MemoryDigest, PageHash, is_zero};
+use pageherd::base::digest::{Hashing, MemoryDigest, PageHash, is_zero, of_template};
 use pageherd::base::{PAGE_SIZE, Place};
 use pageherd::filter::codec::Codec;
 use pageherd::filter::{lz4::Lz4, xor::Xor, zstd::Zstd};
@@ -202,8 +202,9 @@ impl<'a> Applier<'a> {
         for number in 0..given.templates.len() {
             let bytes = given.template(number);
             let hash = |page: &[u8]| (!is_zero(page)).then(|| hashing.page(page));
-            ledger.add_template(bytes.chunks(PAGE).map(hash).collect());
-            let digest = *blake3::hash(&bytes).as_bytes();
+            let hashes: Vec<_> = bytes.chunks(PAGE).map(hash).collect();
+            let digest = of_template(&hashes);
+            ledger.add_template(hashes.into());
             templates.push((bytes, digest));
         }
         Self {

@@ -237,7 +237,7 @@ impl<'a> World<'a> {
                 let fits = |&n: &usize| {
                     let bytes = self.given.template(n);
                     bytes.len() as u64 == pages * PAGE as u64
-                        && blake3::hash(&bytes).as_bytes()[..] == digest
+                        && self.template_digest(&bytes)[..] == digest
                 };
                 let number = numbers.into_iter().find(fits).ok_or("template")?;
                 let sealed = [&pages.to_le_bytes()[..], &digest].concat();
@@ -686,15 +686,26 @@ impl<'a> World<'a> {
         }
     }
 
+    fn hash(&self, page: &[u8]) -> [u8; 8] {
+        match self.key() {
+            None => twox_hash::XxHash3_64::oneshot(page).to_le_bytes(),
+            Some(key) => blake3::keyed_hash(&key, page).as_bytes()[..8].try_into().unwrap(),
+        }
+    }
+
+    // [3.5]
+    fn template_digest(&self, template: &[u8]) -> [u8; 32] {
+        let zero = |page: &[u8]| page.iter().all(|&byte| byte == 0);
+        let hash = |page: &[u8]| if zero(page) { [0; 8] } else { self.hash(page) };
+        let all: Vec<u8> = template.chunks(PAGE).flat_map(hash).collect();
+        *blake3::hash(&all).as_bytes()
+    }
+
     fn digest(&self, vm: usize) -> [u8; 16] {
         let mut sum = 0u128;
         for (page, cell) in (0u64..).zip(&self.vms[vm].cells) {
             let Cell::Here(Some(content)) = cell else { continue };
-            let hash = match self.key() {
-                None => twox_hash::XxHash3_64::oneshot(content).to_le_bytes(),
-                Some(key) => blake3::keyed_hash(&key, content).as_bytes()[..8].try_into().unwrap(),
-            };
-            let term = self.seal(&[page.to_le_bytes(), hash].concat());
+            let term = self.seal(&[page.to_le_bytes(), self.hash(content)].concat());
             sum = sum.wrapping_add(u128::from_le_bytes(term));
         }
         sum.to_le_bytes()

@@ -2,7 +2,7 @@
 
 use crate::given::{Given, PAGE, memory, state_of};
 use pageherd::base::bytes::put_varint;
-use pageherd::base::digest::{Hashing, of_memory};
+use pageherd::base::digest::{Hashing, is_zero, of_memory, of_template};
 use pageherd::filter::codec::Codec;
 use pageherd::filter::{lz4::Lz4, xor::Xor, zstd::Zstd};
 use pageherd::wire::header::{Direction, HEADER, Header, Session};
@@ -124,7 +124,8 @@ impl Script {
     pub(crate) fn template(&mut self, number: usize) -> &mut Self {
         let bytes = self.given.template(number);
         let pages = (bytes.len() / PAGE) as u64;
-        let digest = *blake3::hash(&bytes).as_bytes();
+        let hash = |page: &[u8]| (!is_zero(page)).then(|| self.hashing.page(page));
+        let digest = of_template(&bytes.chunks(PAGE).map(hash).collect::<Vec<_>>());
         self.sealed_templates.extend(pages.to_le_bytes());
         self.sealed_templates.extend(digest);
         self.record(&Record::Template(TemplateShape { label: "base".to_owned(), pages, digest }))
