@@ -100,18 +100,15 @@ fn nothing_to_save(version: Version) {
 
 fn one_guest(version: Version) {
     let idle = Shape::new("idle", version);
-    let cached = Shape { mib: 1024, file: 64, copies: 8, ..Shape::new("cached", version) };
+    let cached = Shape { mib: 1024, file: 64, copies: 9, ..Shape::new("cached", version) };
     for (what, shape, goal) in
-        [("idle", idle, 0.75), ("a file of 64 MiB cached 8 times", cached, 0.22)]
+        [("idle", idle, 0.75), ("a file of 64 MiB and eight copies of it, cached", cached, 0.22)]
     {
         println!("   {what}:");
         let source = shape.build().boot();
         let to = shape.build();
-        let wire = Wire::new(None);
-        let way = |way: Way| -> Run<'_> {
-            let (source, to, wire) = (&source, &to, &wire);
-            Box::new(move || go(vec![Ready::new(source, to, &way, Some(wire))]))
-        };
+        let (wire, slow) = (Wire::new(None), Wire::new(Some(GBIT)));
+        let way = |way| over(&wire, &source, &to, way);
         let table = rounds(
             FEW,
             vec![
@@ -126,13 +123,20 @@ fn one_guest(version: Version) {
                     "mig-send --qemu, zero,same,zstd",
                     way(Way::ours("--filters zero,same,zstd --keep-filters")),
                 ),
+                ("mig-send --qemu, auto, on 1 Gbit/s", over(&slow, &source, &to, Way::ours(""))),
             ],
         );
         table.show(shape.bytes());
         table.bytes(&format!("zero,same / QEMU (at most {goal})"), 2, 0);
+        table.bytes(&format!("auto on 1 Gbit/s / QEMU (at most {goal})"), 5, 0);
         table.bytes("auto, which leaves off what is slower than the link / QEMU", 3, 0);
         table.bytes("zstd / QEMU's zstd multifd (at most 0.7)", 4, 1);
     }
+}
+
+/// One move over this link.
+fn over<'a>(wire: &'a Wire, source: &'a Guest, to: &'a Build, way: Way) -> Run<'a> {
+    Box::new(move || go(vec![Ready::new(source, to, &way, Some(wire))]))
 }
 
 fn onto_templates(version: Version) {
@@ -209,8 +213,10 @@ fn clone_cases<'a>(
 /// Four guests that were booted alike move at once.
 fn group_of_four(version: Version, rate: Option<f64>) {
     let idle = Shape { mib: 256, ..Shape::new("alike", version) };
+    let fixed = Shape { mib: 256, nokaslr: true, ..Shape::new("alike", version) };
     let loaded = Shape { mib: 512, load: 160, ..Shape::new("alike", version) };
-    for (what, shape) in [("idle", idle), ("160 MiB alike in each", loaded)] {
+    let all = [("idle", idle), ("idle, nokaslr", fixed), ("160 MiB alike in each", loaded)];
+    for (what, shape) in all {
         println!("   4 guests booted alike, {what}:");
         let sources: Vec<Guest> = (0..4).map(|_| shape.build().spawn()).collect();
         sources.iter().for_each(|source| source.wait_ticks(1));

@@ -4,6 +4,11 @@
 const WINDOW: u64 = 8192;
 /// Windows for which a filter that lost time stays off before it is tried again.
 const REST: u64 = 16;
+/// A filter that takes less than this part of the time that the link takes for the same pages loses
+/// none: it works beside the link. What it learns from pages that it cannot settle may pay later.
+const PART: f64 = 0.125;
+/// Bytes of a page.
+const PAGE: f64 = 4096.0;
 
 /// The account of one filter.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -30,6 +35,8 @@ pub struct Meter {
     /// It is never turned off.
     always: bool,
     window: Window,
+    /// The window before.
+    last: Window,
     rests: u64,
 }
 
@@ -40,16 +47,25 @@ struct Window {
     nanos: u64,
 }
 
+impl Window {
+    /// Does it keep a link of so many nanoseconds a byte waiting?
+    fn holds_up(&self, link: f64) -> bool {
+        self.nanos as f64 > self.pages as f64 * PAGE * link * PART
+    }
+}
+
 impl Meter {
     /// For the filter `name`; `always`: it is never turned off.
     pub fn new(name: &str, always: bool) -> Self {
         let account = Account { filter: name.to_owned(), ..Account::default() };
-        Self { account, always, window: Window::default(), rests: 0 }
+        Self { account, always, window: Window::default(), last: Window::default(), rests: 0 }
     }
 
-    /// Is it to be asked for the next `pages` pages? Counts them where it is not.
-    pub fn is_on(&mut self, pages: u64) -> bool {
-        if self.rests == 0 {
+    /// Is it to be asked for the next `pages` pages? Counts them where it is not. `link`: as of
+    /// [`Self::judge`]; one that fills its buffers looks faster than it is at first.
+    pub fn is_on(&mut self, pages: u64, link: Option<f64>) -> bool {
+        if self.rests == 0 || link.is_some_and(|link| !self.last.holds_up(link)) {
+            self.rests = 0;
             return true;
         }
         self.account.off_pages += pages;
@@ -69,13 +85,14 @@ impl Meter {
     }
 
     /// Turns it off if what it saved in the last window would have been sent in less time than it
-    /// took. `link`: nanoseconds that the transport takes for a byte.
+    /// took, and it holds up the link. `link`: nanoseconds that the transport takes for a byte.
     pub fn judge(&mut self, link: f64) -> bool {
         if self.always || self.window.pages < WINDOW {
             return false;
         }
-        let loses = self.window.nanos as f64 > self.window.saved as f64 * link;
-        self.window = Window::default();
+        self.last = std::mem::take(&mut self.window);
+        let gains = self.last.saved as f64 * link >= self.last.nanos as f64;
+        let loses = self.last.holds_up(link) && !gains;
         if loses {
             self.rests = WINDOW * REST;
         }
@@ -120,23 +137,35 @@ mod tests {
     #[test]
     fn a_filter_that_loses_time_rests_and_is_tried_again() {
         let mut meter = Meter::new("same", false);
-        assert!(meter.is_on(WINDOW));
-        meter.add(WINDOW, 1, 4096, 1_000_000);
+        assert!(meter.is_on(WINDOW, None));
+        meter.add(WINDOW, 1, 4096, 8_000_000);
         assert!(meter.judge(1.0));
-        assert!(!meter.is_on(WINDOW));
-        assert!(!meter.is_on(WINDOW * (REST - 2)));
-        assert!(meter.is_on(WINDOW), "tried again");
+        assert!(!meter.is_on(WINDOW, Some(1.0)));
+        assert!(!meter.is_on(WINDOW * (REST - 2), Some(1.0)));
+        assert!(meter.is_on(WINDOW, Some(1.0)), "tried again");
         meter.add(WINDOW, WINDOW, WINDOW * 4096, 1_000_000);
         assert!(!meter.judge(1.0));
-        assert!(meter.is_on(1));
+        assert!(meter.is_on(1, None));
         assert_eq!(meter.account.pages, WINDOW + 1);
+    }
+
+    #[test]
+    fn one_that_does_not_hold_up_the_link_goes_on_learning() {
+        // a file that comes for the first time, its pages hashed in 1.5 us each
+        let mut meter = Meter::new("same", false);
+        for (link, turned_off) in [(8.0, false), (1.0, true)] {
+            meter.add(WINDOW, 0, 0, WINDOW * 1500);
+            assert_eq!(meter.judge(link), turned_off, "{link} ns a byte");
+        }
+        assert!(!meter.is_on(1, Some(1.0)));
+        assert!(meter.is_on(1, Some(8.0)), "the link is slower than it looked");
     }
 
     #[test]
     fn one_that_keeps_memory_shared_is_never_turned_off() {
         let mut meter = Meter::new("shared", true);
         meter.add(WINDOW, 0, 0, u64::from(u32::MAX));
-        assert!(!meter.judge(0.1) && meter.is_on(1));
+        assert!(!meter.judge(0.1) && meter.is_on(1, None));
     }
 
     #[test]

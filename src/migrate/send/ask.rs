@@ -66,7 +66,7 @@ pub(super) fn timed(
     how: impl FnOnce(&mut Batch) -> u64,
 ) -> bool {
     let open = batch.open().count() as u64;
-    if open == 0 || !meter.is_on(open) {
+    if open == 0 || !meter.is_on(open, link.nanos_a_byte()) {
         return false;
     }
     let start = Instant::now();
