@@ -115,6 +115,8 @@ fn filters(vms: &[SendVm<'_>], options: &Options) -> Vec<Box<dyn Filter>> {
             Name::Zero => Box::<zero::Zero>::default(),
             Name::Shared if options.unproven => Box::new(Shared::unproven(&pages)),
             Name::Shared => Box::new(Shared::new(&pages, options.verify)),
+            // there is none to look at
+            Name::Template if options.templates.is_empty() => return None,
             Name::Template => Box::new(Template::new(hashes(), options.verify)),
             Name::Same => Box::new(Same::new(&pages, vms.iter().map(|vm| vm.group).collect())),
             Name::Xor | Name::Lz4 | Name::Zstd(_) | Name::Exec(_) => return None,

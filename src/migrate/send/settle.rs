@@ -46,7 +46,7 @@ impl<'a> Settler<'a> {
         let chain = &options.chain;
         let mut filters: Vec<Box<dyn Filter>> = Vec::new();
         let hashes = options.templates.iter().map(|t| t.hashes.clone()).collect();
-        if chain.has(&Name::Template) {
+        if chain.has(&Name::Template) && !options.templates.is_empty() {
             filters.push(Box::new(Template::new(hashes, options.verify)));
         }
         let keep = options.keep_filters;
