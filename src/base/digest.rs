@@ -134,8 +134,9 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 
 /// What a template is known by at both ends: BLAKE3 over the hashes of its pages, in order.
 ///
-/// Of the hashes and not of the bytes, since both ends need those anyway and BLAKE3 of all takes ten
-/// times as long; that memory is what was sent is shown by its own digest, whatever it lies on.
+/// Of the hashes and not of the bytes, since both ends need those anyway and BLAKE3 of all takes
+/// several times as long. As all digests here it finds faults, and what was made to deceive only with
+/// a key.
 pub fn of_template(hashes: &[Option<PageHash>]) -> [u8; 32] {
     let mut all = blake3::Hasher::new();
     for some in hashes.chunks(512) {

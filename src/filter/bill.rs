@@ -1,11 +1,13 @@
-//! What each filter did and what it cost; and when one is turned off because it loses time.
+//! What each filter did and what it cost; and when one is turned off because the link waits for it and
+//! gains less by it.
 
 /// Pages after which a filter is judged: 32 MiB.
 const WINDOW: u64 = 8192;
 /// Windows for which a filter that lost time stays off before it is tried again.
 const REST: u64 = 16;
 /// A filter that takes less than this part of the time that the link takes for the same pages loses
-/// none: it works beside the link. What it learns from pages that it cannot settle may pay later.
+/// none: it works beside the link, but for pages that others settle or pack. What it learns from pages
+/// that it cannot settle may pay later.
 const PART: f64 = 0.125;
 /// Bytes of a page.
 const PAGE: f64 = 4096.0;

@@ -34,13 +34,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Room of the pipe while the end may be near, and what one call reads: together they are well below
-/// the description, so that QEMU waits at its end also where the pipe cannot be made smaller in time.
+/// the description, so that QEMU waits at its end also where the pipe cannot be made smaller still.
 const ROOM: usize = 16 << 10;
 /// Rooms while it is far, the largest first. Each time that a pipe is full or empty one end is woken,
-/// which takes 50 us where a processor sleeps: 16 KiB carry 0.3 GB/s then (docs/PERFORMANCE.md).
+/// which takes 50 us where a processor sleeps: 16 KiB carry 0.3 GB/s then (docs/KERNEL.md).
 const ROOMS: [usize; 3] = [256 << 10, 64 << 10, ROOM];
-/// How many times its room must still come.
-const MARGIN: u64 = 2;
+/// How many times its room must still come: a pipe is made smaller by the reads that follow, each of
+/// which takes out all that it holds.
+const MARGIN: u64 = 4;
 /// Room, and what one call reads, where QEMU waits for our word.
 const WIDE: usize = 1 << 20;
 /// Room of the pipe at the end: one page, the least there is.
@@ -269,6 +270,8 @@ pub struct VmmStream {
     pipe: Option<usize>,
     /// How much it should hold.
     room: usize,
+    /// How much it may hold: what the kernel has not refused.
+    most: usize,
     /// QEMU waits for us.
     waits: Arc<AtomicBool>,
     is_socket: bool,
@@ -307,6 +310,7 @@ impl VmmStream {
             keeper,
             pipe,
             room: ROOM,
+            most: WIDE,
             waits: Arc::default(),
             is_socket: kind.is_socket(),
             unread: 0,
@@ -319,7 +323,7 @@ impl VmmStream {
         let Some(ear) = self.reply.as_ref().filter(|_| self.room < WIDE) else { return };
         ear.try_out();
         // not any more, where the pipe must be small
-        if ear.is_heard() && self.room > LEAST {
+        if ear.is_heard() && self.room > LEAST && self.most == WIDE {
             self.room = WIDE;
             self.fit();
         }
@@ -329,7 +333,7 @@ impl VmmStream {
     /// called after each read.
     pub fn ahead(&mut self, bytes: u64) {
         if self.room < WIDE && self.room > LEAST {
-            let fits = |room: &&usize| **room as u64 * MARGIN <= bytes;
+            let fits = |&&room: &&usize| room <= self.most && room as u64 * MARGIN <= bytes;
             self.room = *ROOMS.iter().find(fits).unwrap_or(&ROOM);
             self.fit();
         }
@@ -366,10 +370,16 @@ impl VmmStream {
         }
     }
 
-    /// Just after a read: the writer needs longer to wake than this takes, and a pipe that is not
-    /// empty can be made as small as what is in it.
+    /// Just after a read, which has emptied the pipe: the writer needs longer to wake than this takes.
+    /// One that is not empty can be made as small as what is in it.
     fn fit(&mut self) {
         let Some(pipe) = self.pipe.filter(|pipe| *pipe != self.room) else { return };
+        if pipe < self.room && !fits_pipe(self.input.as_fd(), self.room) {
+            // a user may have no more (fs.pipe-max-size, fs.pipe-user-pages-soft)
+            self.most = self.room - 1;
+            self.room = pipe.max(ROOM);
+            return;
+        }
         let least = [LEAST, 2 * LEAST];
         let sizes = if self.room == LEAST { &least[..] } else { std::slice::from_ref(&self.room) };
         let fits = |size: &&usize| **size != pipe && fits_pipe(self.input.as_fd(), **size);
@@ -423,8 +433,9 @@ impl VmmStream {
 
 impl Read for VmmStream {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        // what is taken out is not waited for, so little of it where the end may be near
-        let most = self.pipe.map_or(to.len(), |_| to.len().min(self.room.max(ROOM)));
+        // What is taken out is not waited for, so little of it where the end may be near. But all that
+        // the pipe holds: one that is always full could not be made smaller.
+        let most = self.pipe.map_or(to.len(), |pipe| to.len().min(pipe.max(ROOM)));
         loop {
             match self.input.read(&mut to[..most]) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -462,21 +473,41 @@ mod tests {
 
     #[test]
     fn a_pipe_is_wide_while_the_end_is_far() {
-        let (from, mut to) = pipe().unwrap();
+        let (from, to) = pipe().unwrap();
         let mut stream = VmmStream::new(from.into(), None, None).unwrap();
-        stream.ahead(512 << 10);
-        assert_eq!(stream.pipe, Some(256 << 10));
-        to.write_all(&[1; 100_000]).unwrap();
-        stream.ahead((512 << 10) - 1);
-        assert_eq!(stream.pipe, Some(256 << 10), "what is in it does not fit");
-        stream.read_exact(&mut [0; 65_536]).unwrap();
-        assert_eq!(stream.pipe, Some(64 << 10));
-        stream.ahead(9);
-        stream.read_exact(&mut [0; 100_000 - 65_536]).unwrap();
-        assert_eq!(stream.pipe, Some(ROOM));
+        // a writer that is faster than the link, as QEMU is: the pipe is full whenever it is looked at
+        let mut writing = to.try_clone().unwrap();
+        std::thread::spawn(move || while writing.write_all(&[1; 131_072]).is_ok() {});
+        let mut buffer = vec![0; WIDE];
+        for (bytes, room) in
+            [(1 << 20, 256 << 10), ((1 << 20) - 1, 64 << 10), (9, ROOM), (1 << 30, 256 << 10)]
+        {
+            stream.ahead(bytes);
+            for _ in 0..100 {
+                std::thread::sleep(Duration::from_millis(2));
+                let _ = stream.read(&mut buffer).unwrap();
+                stream.ahead(bytes);
+                if stream.pipe == Some(room) {
+                    break;
+                }
+            }
+            assert_eq!(stream.pipe, Some(room), "{bytes} bytes are to come");
+        }
         stream.narrow();
+        for _ in 0..100 {
+            let _ = stream.read(&mut buffer).unwrap();
+            stream.ahead(1 << 30);
+        }
+        assert!(stream.pipe.unwrap() <= 2 * LEAST, "memory has come to its end");
+    }
+
+    #[test]
+    fn a_pipe_that_may_not_be_wide_is_asked_once() {
+        let (from, _to) = pipe().unwrap();
+        let mut stream = VmmStream::new(from.into(), None, None).unwrap();
+        stream.most = (256 << 10) - 1; // as if that had been refused
         stream.ahead(1 << 30);
-        assert_eq!(stream.pipe, Some(LEAST), "memory has come to its end");
+        assert_eq!(stream.pipe, Some(64 << 10));
     }
 
     #[test]

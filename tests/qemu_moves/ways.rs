@@ -127,6 +127,31 @@ fn qemu_that_listens_is_told_the_truth() {
     }
 }
 
+/// The pipe is wide at first, always full, and small in time: of a guest that does not run, without a
+/// pause before its end.
+#[test]
+fn qemu_is_held_where_the_link_is_slower_than_it() {
+    const TEST: &str = "qemu_is_held_where_the_link_is_slower_than_it";
+    for version in Version::ALL {
+        if !ready_with(TEST, &[version]) {
+            continue;
+        }
+        let build = Build { mib: 512, work: 80, ..small(version, Q35) };
+        let source = build.boot();
+        source.control().unthrottle();
+        source.control().stop();
+        let pair = Pair::new();
+        let mut there = build.incoming(&pair.receiver("")).spawn();
+        source.control().migrate(&pair.sender("far", "--filters zero --rate 100M"));
+        assert!(pair.all_gone(LONG));
+        assert!(!pair.said("mig-send").contains("does not wait"), "{}", pair.words());
+        assert!(has_arrived(&mut there).unwrap(), "{}", pair.words());
+        assert_eq!(source.control().migration_status(), "completed", "{}", pair.words());
+        there.control().cont();
+        there.assert_sane_after(1);
+    }
+}
+
 #[test]
 fn where_qemu_cannot_be_held_that_is_said_and_the_guest_can_be_let_go() {
     const TEST: &str = "where_qemu_cannot_be_held_that_is_said_and_the_guest_can_be_let_go";

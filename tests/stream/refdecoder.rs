@@ -693,7 +693,7 @@ impl<'a> World<'a> {
         }
     }
 
-    // [3.5]
+    // [3.6]
     fn template_digest(&self, template: &[u8]) -> [u8; 32] {
         let zero = |page: &[u8]| page.iter().all(|&byte| byte == 0);
         let hash = |page: &[u8]| if zero(page) { [0; 8] } else { self.hash(page) };

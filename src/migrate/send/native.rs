@@ -329,8 +329,9 @@ pub(super) enum Work {
 }
 
 /// What must still come of the round in which every page comes once. QEMU begins with all pages, in
-/// their order. Where one is left out (hints of a balloon) nothing is known; and a block can be left
-/// out as a whole (`x-ignore-shared`), so nothing is known of those that have not begun.
+/// their order. A block can be left out as a whole (`x-ignore-shared`), so nothing is known of those
+/// that have not begun. Where pages are left out (hints of a balloon, memory of virtio-mem) that is seen
+/// by the next page that comes, at the latest one of the small blocks, which QEMU sends last.
 struct FirstRound {
     /// The page that comes next; `None` where one came that was not next.
     next: Option<u64>,
@@ -565,4 +566,29 @@ impl Taking<'_> {
 pub(super) fn parcel_of(batch: &mut Batch) -> Parcel {
     debug_assert!(batch.settled.last().is_none_or(|last| *last != Some(Settled::Unchanged)));
     Parcel::with_gaps(batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_must_still_come_is_known_in_the_first_round_alone() {
+        // blocks of 0, 3, 0 and 2 pages
+        let starts = [0, 0, 3, 3, 5];
+        let after = |pages: &[u64]| {
+            let mut round = FirstRound { next: Some(0), end: 0 };
+            pages.iter().for_each(|&page| round.came(page, &starts));
+            round.bytes()
+        };
+        assert_eq!(after(&[]), 0, "the block may be left out");
+        assert_eq!(after(&[0]), 18);
+        assert_eq!(after(&[0, 1, 2]), 0, "nor is the next known to come");
+        assert_eq!(after(&[0, 1, 2, 3]), 9);
+        assert_eq!(after(&[0, 1, 2, 3, 4]), 0);
+        assert_eq!(after(&[0, 1, 2, 3, 4, 0]), 0, "a second round");
+        assert_eq!(after(&[3]), 0, "the first block was left out");
+        assert_eq!(after(&[0, 2]), 0, "a page was");
+        assert_eq!(after(&[0, 3]), 0, "the end of a block was");
+    }
 }
