@@ -180,7 +180,8 @@ pub const ALL: [Words; 9] = [
                 bytes and a table for each that is kept at the far end.",
         off: "When it has looked at 32 MiB, took more than an eighth of the time in which the link \
               carries as much, and what it saved would have been sent in less time than it took, it \
-              rests for the next 512 MiB, or until the link proves slower. The bill tells for how \
+              rests for the next 512 MiB, or until the link proves slower. A link so slow that looking costs \
+              nothing leaves it on for 256 MiB in which it finds nothing. The bill tells for how \
               many pages it was off. --keep-filters leaves it on; so does --group, since what is of \
               no use to one guest may be to the others.",
         needs: "As with 'shared': a herd keeps the page once. With --qemu: memory for a copy of each \

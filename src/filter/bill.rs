@@ -5,6 +5,9 @@
 const WINDOW: u64 = 8192;
 /// Windows for which a filter that lost time stays off before it is tried again.
 const REST: u64 = 16;
+/// Windows in a row in which a filter that does not hold up the link may gain nothing: 256 MiB. What it
+/// learns costs memory at the far end too.
+const PATIENCE: u64 = 8;
 /// A filter that takes less than this part of the time that the link takes for the same pages loses
 /// none: it works beside the link, but for pages that others settle or pack. What it learns from pages
 /// that it cannot settle may pay later.
@@ -39,6 +42,8 @@ pub struct Meter {
     window: Window,
     /// The window before.
     last: Window,
+    /// Windows that may still go by without a gain.
+    patience: u64,
     rests: u64,
 }
 
@@ -60,13 +65,15 @@ impl Meter {
     /// For the filter `name`; `always`: it is never turned off.
     pub fn new(name: &str, always: bool) -> Self {
         let account = Account { filter: name.to_owned(), ..Account::default() };
-        Self { account, always, window: Window::default(), last: Window::default(), rests: 0 }
+        let (window, last) = (Window::default(), Window::default());
+        Self { account, always, window, last, patience: PATIENCE, rests: 0 }
     }
 
     /// Is it to be asked for the next `pages` pages? Counts them where it is not. `link`: as of
     /// [`Self::judge`]; one that fills its buffers looks faster than it is at first.
     pub fn is_on(&mut self, pages: u64, link: Option<f64>) -> bool {
-        if self.rests == 0 || link.is_some_and(|link| !self.last.holds_up(link)) {
+        let holds_up = link.is_none_or(|link| self.last.holds_up(link));
+        if self.rests == 0 || self.patience > 0 && !holds_up {
             self.rests = 0;
             return true;
         }
@@ -87,14 +94,15 @@ impl Meter {
     }
 
     /// Turns it off if what it saved in the last window would have been sent in less time than it
-    /// took, and it holds up the link. `link`: nanoseconds that the transport takes for a byte.
+    /// took, and it holds up the link or has been so for long. `link`: nanoseconds that the transport takes for a byte.
     pub fn judge(&mut self, link: f64) -> bool {
         if self.always || self.window.pages < WINDOW {
             return false;
         }
         self.last = std::mem::take(&mut self.window);
         let gains = self.last.saved as f64 * link >= self.last.nanos as f64;
-        let loses = self.last.holds_up(link) && !gains;
+        self.patience = if gains { PATIENCE } else { self.patience.saturating_sub(1) };
+        let loses = !gains && (self.last.holds_up(link) || self.patience == 0);
         if loses {
             self.rests = WINDOW * REST;
         }
@@ -161,6 +169,24 @@ mod tests {
         }
         assert!(!meter.is_on(1, Some(1.0)));
         assert!(meter.is_on(1, Some(8.0)), "the link is slower than it looked");
+    }
+
+    #[test]
+    fn one_that_never_finds_anything_rests_on_any_link() {
+        let mut meter = Meter::new("same", false);
+        let mut empty = || {
+            meter.add(WINDOW, 0, 0, WINDOW * 1500);
+            meter.judge(8.0)
+        };
+        assert!((1..PATIENCE).all(|_| !empty()));
+        assert!(empty());
+        assert!(!meter.is_on(WINDOW, Some(8.0)), "however slow the link");
+        assert!(meter.is_on(WINDOW * REST, Some(8.0)), "tried again");
+        meter.add(WINDOW, 0, 0, WINDOW * 1500);
+        assert!(meter.judge(8.0), "for one window");
+        assert!(meter.is_on(WINDOW * REST, Some(8.0)));
+        meter.add(WINDOW, WINDOW / 2, WINDOW / 2 * 4096, WINDOW * 1500);
+        assert!(!meter.judge(8.0), "it finds something now");
     }
 
     #[test]
