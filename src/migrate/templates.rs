@@ -3,8 +3,7 @@
 use crate::base::PAGE_SIZE;
 use crate::base::digest::{Hashing, PageHash, is_zero, of_template};
 use crate::placement::map::MapFile;
-use crate::source::image::{ImageError, file_id};
-use crate::sys::extents::next_data;
+use crate::source::image::{ImageError, file_id, stretches};
 use rayon::prelude::*;
 use std::fs::{File, Metadata};
 use std::io;
@@ -115,13 +114,8 @@ impl KnownTemplate {
 /// Pieces are read and hashed side by side; holes are not read.
 fn read(file: &File, pages: u64, hashing: &Hashing) -> io::Result<Vec<Option<PageHash>>> {
     let mut hashes = vec![None; usize::try_from(pages).unwrap_or(0)];
-    let mut at = 0;
-    while let Some(data) = next_data(file, at)? {
-        let [from, to] = [data.start / PAGE_SIZE, data.end.div_ceil(PAGE_SIZE).min(pages)]
-            .map(|page| usize::try_from(page).unwrap_or(0));
-        if from >= to {
-            break; // it has grown
-        }
+    for data in stretches(file, pages)? {
+        let [from, to] = [data.start, data.end].map(|page| usize::try_from(page).unwrap_or(0));
         let pieces = hashes[from..to].par_chunks_mut(PIECE).enumerate();
         pieces.try_for_each_init(Vec::new, |buffer: &mut Vec<u8>, (number, hashes)| {
             buffer.resize(hashes.len() * PAGE, 0);
@@ -132,7 +126,6 @@ fn read(file: &File, pages: u64, hashing: &Hashing) -> io::Result<Vec<Option<Pag
             }
             io::Result::Ok(())
         })?;
-        at = data.end;
     }
     Ok(hashes)
 }

@@ -9,6 +9,7 @@ use super::PageSource;
 use crate::abi::pagemap::Entry;
 use crate::abi::vma::{FileId, Vma, printable};
 use crate::base::{PAGE_SIZE, PageRange};
+use crate::sys::extents::next_data;
 use crate::sys::mapping::Mapping;
 use crate::sys::{cache, pagemap};
 use std::fs::File;
@@ -57,6 +58,24 @@ pub fn file_id(path: &Path) -> Result<FileId, ImageError> {
         return Err(ImageError::NoImage { path: path.to_owned(), what: "no regular file" });
     }
     Ok(id_of(&meta))
+}
+
+/// The pages of an image of `pages` pages that have data, also where only a part of one has; all others
+/// are holes, and zero.
+///
+/// # Errors
+/// Those of `lseek`.
+pub fn stretches(file: &File, pages: u64) -> io::Result<Vec<PageRange>> {
+    let (mut all, mut at) = (Vec::new(), 0);
+    while let Some(data) = next_data(file, at)? {
+        let (start, end) = (data.start / PAGE_SIZE, data.end.div_ceil(PAGE_SIZE).min(pages));
+        if start >= end {
+            break; // it has grown
+        }
+        all.push(PageRange { start, end });
+        at = data.end;
+    }
+    Ok(all)
 }
 
 pub(super) fn id_of(meta: &std::fs::Metadata) -> FileId {
