@@ -141,11 +141,11 @@ fn qemu_is_held_where_the_link_is_slower_than_it() {
         source.control().unthrottle();
         source.control().stop();
         let pair = Pair::new();
-        let mut there = build.incoming(&pair.receiver("")).spawn();
+        let there = build.incoming(&pair.receiver("")).spawn();
         source.control().migrate(&pair.sender("far", "--filters zero --rate 100M"));
         assert!(pair.all_gone(LONG));
         assert!(!pair.said("mig-send").contains("does not wait"), "{}", pair.words());
-        assert!(has_arrived(&mut there).unwrap(), "{}", pair.words());
+        wait_for("the guest there", LONG, || runstate(&there).as_deref() == Some("paused"));
         assert_eq!(source.control().migration_status(), "completed", "{}", pair.words());
         there.control().cont();
         there.assert_sane_after(1);
