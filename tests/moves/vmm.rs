@@ -79,7 +79,8 @@ fn the_memory_of_a_vmms_stream_is_a_herd_and_all_else_is_beside_it() {
         let (folder, said) = (Folder::new(), taken_apart(&stream));
         sent(&folder, &stream, "x.herd", &[]);
         let from = format!("file:{}", folder.at("x.herd"));
-        Run::new(mig_recv(&["--from", &from, "--into", &folder.at("h")])).well();
+        let out = Run::new(mig_recv(&["--from", &from, "--into", &folder.at("h")])).well();
+        assert!(support::words(&out).contains("is in web1.qemu"), "{name}");
         assert!(in_herd(&folder.path("h"), "web1") == said.memory, "{name}: other memory");
         let beside = fs::read(folder.path("h").join("web1.qemu")).unwrap();
         assert!(beside == said.rest, "{name}: what is no page is another");

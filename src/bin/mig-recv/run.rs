@@ -250,10 +250,22 @@ fn report(cli: &Cli, all: Vec<Result<Received>>) -> Result<Exit> {
                         cli.quiet || cli.json,
                         &format!("{name}: {memory}, digest {}", vm.digest),
                     );
+                    if let Some(bytes) = vm.state_bytes {
+                        let state = size::human(bytes);
+                        let words =
+                            format!("{name}: the state of its devices, {state}, is in {name}.qemu");
+                        remark(NAME, cli.quiet || cli.json, &words);
+                    }
                 }
                 let vms: Vec<_> = vms
                     .iter()
-                    .map(|vm| json!({ "name": vm.name, "pages": vm.pages, "digest": vm.digest.to_string() }))
+                    .map(|vm| {
+                        let mut one = json!({ "name": vm.name, "pages": vm.pages, "digest": vm.digest.to_string() });
+                        if let Some(bytes) = vm.state_bytes {
+                            one["state_bytes"] = bytes.into();
+                        }
+                        one
+                    })
                     .collect();
                 shown.push(json!({ "session": session.to_string(), "vms": vms, "stream_bytes": bytes, "distinct_pages": slots }));
             }

@@ -216,7 +216,7 @@ It needs no privilege of its own but the right to write where it is told to.",
         Section {
             title: "JSON",
             parts: &[Part::Text(
-                "With --json, one object (with --qemu on standard error): streams, a list with session, vms (name, pages, digest), \
+                "With --json, one object (with --qemu on standard error): streams, a list with session, vms (name, pages, digest; state_bytes where NAME.qemu is beside it), \
                  stream_bytes and distinct_pages of each stream that arrived; or session and state \
                  (committed or aborted) of one that asked.",
             )],

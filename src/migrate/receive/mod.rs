@@ -93,6 +93,8 @@ pub struct Arrived {
     pub pages: u64,
     /// Digest of its memory.
     pub digest: MemoryDigest,
+    /// Of a VMM's stream that is kept: bytes of what is no memory (`NAME.qemu`).
+    pub state_bytes: Option<u64>,
 }
 
 /// What became of a stream.
@@ -514,7 +516,9 @@ impl<R: Read, W: Write> Stream<'_, R, W> {
             return Err(error.into());
         }
         self.state = self.state.on(ReceiverEvent::Commit)?;
+        let state_bytes = self.kept.as_ref().map(|kept| kept.state().len() as u64);
         let vms = self.own().map(|vm| Arrived {
+            state_bytes,
             name: vm.shape.name.clone(),
             pages: vm.shape.pages(),
             digest: MemoryDigest::from_bytes(vm.digest.unwrap_or_default()),
