@@ -12,8 +12,6 @@ const PATIENCE: u64 = 8;
 /// none: it works beside the link, but for pages that others settle or pack. What it learns from pages
 /// that it cannot settle may pay later.
 const PART: f64 = 0.125;
-/// Bytes of a page.
-const PAGE: f64 = 4096.0;
 
 /// The account of one filter.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -57,7 +55,7 @@ struct Window {
 impl Window {
     /// Does it keep a link of so many nanoseconds a byte waiting?
     fn holds_up(&self, link: f64) -> bool {
-        self.nanos as f64 > self.pages as f64 * PAGE * link * PART
+        self.nanos as f64 > (self.pages * super::PAGE as u64) as f64 * link * PART
     }
 }
 
@@ -94,7 +92,8 @@ impl Meter {
     }
 
     /// Turns it off if what it saved in the last window would have been sent in less time than it
-    /// took, and it holds up the link or has been so for long. `link`: nanoseconds that the transport takes for a byte.
+    /// took, and it holds up the link or has been so for long. `link`: nanoseconds that the transport
+    /// takes for a byte.
     pub fn judge(&mut self, link: f64) -> bool {
         if self.always || self.window.pages < WINDOW {
             return false;
